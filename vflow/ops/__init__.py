@@ -1,0 +1,18 @@
+"""The fused operations of the flows and their networks. Everything is NHWC."""
+
+from vflow.ops.actnorm_conv1x1 import actnorm_conv1x1, actnorm_conv1x1_inverse
+from vflow.ops.backend import use_backend
+from vflow.ops.concat_elu import concat_elu
+from vflow.ops.gated_residual_norm import gated_residual_norm
+from vflow.ops.mixlogistic import mixlogistic
+from vflow.ops.mixlogistic_inverse import mixlogistic_inverse
+
+__all__ = [
+    "actnorm_conv1x1",
+    "actnorm_conv1x1_inverse",
+    "concat_elu",
+    "gated_residual_norm",
+    "mixlogistic",
+    "mixlogistic_inverse",
+    "use_backend",
+]

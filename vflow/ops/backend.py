@@ -1,0 +1,140 @@
+"""Which implementation an operation runs: chosen by device, best first, or forced by name.
+
+The choice is made in Python before the registered operation is called, and travels as its last
+argument: a compiled graph holds the backend it was traced under and is traced again under another,
+and a backward pass runs on the backend of its forward, wherever and whenever it is called.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BACKENDS = ("reference", "cpu", "triton", "cuda")
+ENVIRONMENT_VARIABLE = "VFLOW_BACKEND"
+ANY_DTYPE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+_BEST_FIRST = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
+_DEVICES = {"cpu": ("cpu",), "triton": ("cuda",), "cuda": ("cuda",)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Implementation:
+    """One backend's way to run one operation."""
+
+    launch: Callable[..., Any]
+    """Tensors in, tensors out; the inputs have been checked."""
+    dtypes: tuple[torch.dtype, ...] = ANY_DTYPE
+    """The dtypes of the first tensor that it takes."""
+    missing: str | None = None
+    """Why it cannot run here; None if it can."""
+
+
+_implementations: dict[str, dict[str, Implementation]] = {}
+_forced: str | None = os.environ.get(ENVIRONMENT_VARIABLE) or None
+
+
+def register(operation: str, **implementations: Implementation) -> None:
+    """Make implementations known, by backend name."""
+    _implementations.setdefault(operation, {}).update(implementations)
+
+
+def implementation(operation: str, name: str) -> Implementation:
+    """The implementation of a backend that `choose` has given."""
+    return _implementations[operation][name]
+
+
+def choose(operation: str, x: Tensor) -> str:
+    """Name the backend that is to run `operation` on tensors like x.
+
+    Raises:
+        ValueError: If a backend was asked for by name and cannot: it never falls back silently.
+    """
+    known = _implementations[operation]
+    if _forced is not None:
+        problem = _problem(operation, _forced, x)
+        if problem is not None:
+            raise ValueError(problem)
+        return _forced
+    for name in _BEST_FIRST.get(x.device.type, ()):
+        if name in known and known[name].missing is None and x.dtype in known[name].dtypes:
+            return name
+    return "reference"
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run every operation on the named backend within the block.
+
+    The choice holds for the whole process, all threads included, like torch's own backend flags.
+
+    Args:
+        name: "reference", "cpu", "triton" or "cuda".
+
+    Raises:
+        ValueError: If there is no such backend or nothing of it can run here. An operation that the
+            backend does not have, or not for its tensors, raises when it is called.
+    """
+    global _forced
+    problem = _unusable(name)
+    if problem is not None:
+        raise ValueError(problem)
+    previous, _forced = _forced, name
+    try:
+        yield
+    finally:
+        _forced = previous
+
+
+def describe() -> dict[str, dict[str, str]]:
+    """Tell for each operation and backend whether it can run here.
+
+    Returns:
+        {operation: {backend: "available" or the reason why not}}, backward operations included.
+    """
+    return {
+        operation: {name: _reason_missing(operation, name) or "available" for name in BACKENDS}
+        for operation in sorted(_implementations)
+    }
+
+
+def _problem(operation: str, name: str, x: Tensor) -> str | None:
+    if name not in BACKENDS:
+        return _unusable(name)
+    reason = _reason_missing(operation, name)
+    if reason is None and name in _DEVICES and x.device.type not in _DEVICES[name]:
+        reason = f"it takes tensors on {' or '.join(_DEVICES[name])}, got {x.device.type}"
+    if reason is None and x.dtype not in _implementations[operation][name].dtypes:
+        dtypes = _implementations[operation][name].dtypes
+        reason = f"it takes {' or '.join(str(dtype) for dtype in dtypes)}, got {x.dtype}"
+    if reason is None:
+        return None
+    others = [other for other in BACKENDS if _reason_missing(operation, other) is None]
+    return f"backend '{name}' cannot run {operation}: {reason}; available: {', '.join(others)}"
+
+
+def _reason_missing(operation: str, name: str) -> str | None:
+    known = _implementations[operation]
+    return known[name].missing if name in known else f"{operation} has no {name} implementation"
+
+
+def _unusable(name: str) -> str | None:
+    if name not in BACKENDS:
+        return f"backend must be one of {', '.join(BACKENDS)}, got {name!r}"
+    reasons = [_reason_missing(operation, name) for operation in _implementations]
+    if any(reason is None for reason in reasons):
+        return None
+    registered = [known[name].missing for known in _implementations.values() if name in known]
+    reason = registered[0] if registered else "no operation has an implementation of it"
+    usable = [other for other in BACKENDS if _any_available(other)]
+    return f"backend '{name}' is not available: {reason}; available: {', '.join(usable)}"
+
+
+def _any_available(name: str) -> bool:
+    return any(_reason_missing(operation, name) is None for operation in _implementations)

@@ -1,0 +1,96 @@
+"""Registration of operations with PyTorch: one contract, two doors.
+
+An operation is defined once in the `vflow` namespace. Under torch.compile its callable goes through
+the dispatcher (one opaque node of the graph); in eager mode it goes through an old-style
+autograd.Function, which costs about a third as much per call. Both share `backward`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vflow.ops import backend
+
+NAMESPACE = "vflow"
+
+
+class Operation:
+    """A registered operation; calling it chooses the backend and the door.
+
+    Attributes:
+        op: The dispatcher's operator; it takes the backend's name as its last argument.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        signature: str,
+        *,
+        fake: Callable[..., Any],
+        backward: Callable[..., Any] | None = None,
+        **implementations: backend.Implementation,
+    ) -> None:
+        """Define `vflow::name`.
+
+        Args:
+            name: The operation's stem.
+            signature: Its tensors, as in "Tensor x -> Tensor"; `str backend` is added to them.
+            fake: The tensors -> empty outputs of the right shape and dtype.
+            backward: (backend, saved inputs, *gradients of the outputs) -> gradients of the
+                tensors. Calls registered operators only (`Operation.op`).
+            implementations: By backend name.
+        """
+        self.name = name
+        backend.register(name, **implementations)
+        arguments, returns = signature.split(" -> ")
+        qualname = f"{NAMESPACE}::{name}"
+        torch.library.define(qualname, f"({arguments}, str backend) -> {returns}")
+        torch.library.impl(qualname, "default", self._launch)
+        torch.library.register_fake(qualname, lambda *args: fake(*args[:-1]))
+        self.op = getattr(getattr(torch.ops, NAMESPACE), name).default
+        self._eager: Callable[..., Any] | None = None
+        if backward is not None:
+            self._register_gradient(qualname, backward)
+
+    def __call__(self, *tensors: Tensor) -> Any:
+        """Run on the backend that is forced, or the best one for the first tensor."""
+        chosen = backend.choose(self.name, tensors[0])
+        if torch.compiler.is_compiling():
+            return self.op(*tensors, chosen)
+        if self._eager is not None and torch.is_grad_enabled():
+            for tensor in tensors:
+                if tensor.requires_grad:
+                    return self._eager(*tensors, chosen)
+        return self._launch(*tensors, chosen)
+
+    def _launch(self, *args: Any) -> Any:
+        return backend.implementation(self.name, args[-1]).launch(*args[:-1])
+
+    def _register_gradient(self, qualname: str, backward: Callable[..., Any]) -> None:
+        launch = self._launch
+
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            ctx.save_for_backward(*inputs[:-1])
+            ctx.backend = inputs[-1]
+
+        def gradients(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+            found = backward(ctx.backend, ctx.saved_tensors, *grads)
+            return (*found, None) if isinstance(found, tuple) else (found, None)
+
+        class Eager(torch.autograd.Function):
+            # ctx in forward, on purpose: the setup_context style binds a signature on every call.
+            @staticmethod
+            def forward(ctx: Any, *args: Any) -> Any:
+                ctx.save_for_backward(*args[:-1])
+                ctx.backend = args[-1]
+                return launch(*args)
+
+            backward = staticmethod(torch.autograd.function.once_differentiable(gradients))
+
+        Eager.__name__ = Eager.__qualname__ = self.name
+        torch.library.register_autograd(qualname, gradients, setup_context=setup_context)
+        self._eager = Eager.apply

@@ -1,0 +1,84 @@
+"""The mixture-of-logistics coupling transform: schema, gradient, public function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from vflow.ops.backend import Implementation
+from vflow.ops.checks import check_like, check_rank, check_tensor, logdet_dtype
+from vflow.ops.library import Operation
+from vflow.ops.reference import mixlogistic as reference
+
+
+def mixlogistic(
+    x: Tensor,  # [B, ..., C]
+    params: Tensor,  # [B, ..., C, 2 + 3K]
+) -> tuple[Tensor, Tensor]:
+    """Transform each element by a mixture of K logistics, squashed, scaled and shifted.
+
+    y = logit(0.05 + 0.9 F(x)) * exp(a) + b, where F is the CDF of the mixture. The squash confines
+    y to b +- 2.944 exp(a) and keeps its gradients from exploding. Log-scales are clamped at -7 from
+    below (no gradient flows to one under the clamp). VFlow (Chen et al., 2020), Appendix B.
+
+    Args:
+        x: Input [B, ..., C] of float16, bfloat16, float32 or float64. Half types are computed in
+            float32.
+        params: Parameters [B, ..., C, 2 + 3K], K >= 1, of x's dtype. For each element: a before its
+            tanh, b, K logits, K means, K log-scales.
+
+    Returns:
+        y like x, contiguous, and logdet [B], the log-determinant in nats, of float32 (float64 for
+        float64). Differentiable once.
+
+    Raises:
+        ValueError: If types, dtypes, devices or shapes do not fit, or a backend asked for by name
+            cannot run this.
+    """
+    check_mixture("x", x, params)
+    return _mixlogistic(x, params)
+
+
+def check_mixture(name: str, x: Any, params: Any) -> None:
+    """Require x [B, ..., C] and params [B, ..., C, 2 + 3K]."""
+    check_tensor(name, x)
+    check_rank(name, x, "[B, ..., C]", 2)
+    check_like("params", params, name, x)
+    width = params.shape[-1] if params.ndim else 0
+    if params.shape[:-1] != x.shape or width < 5 or width % 3 != 2:
+        raise ValueError(
+            f"params must have shape [B, ..., C, 2 + 3K] with K >= 1 and {name}'s "
+            f"[B, ..., C] = {tuple(x.shape)}, got {tuple(params.shape)}"
+        )
+
+
+def empty_like_images(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs of the transform or of its inverse, unwritten."""
+    return x.new_empty(x.shape), x.new_empty(x.shape[0], dtype=logdet_dtype(x.dtype))
+
+
+_mixlogistic_backward = Operation(
+    "mixlogistic_backward",
+    "Tensor grad_y, Tensor grad_logdet, Tensor x, Tensor params -> (Tensor, Tensor)",
+    fake=lambda grad_y, grad_logdet, x, params: (
+        x.new_empty(x.shape),
+        params.new_empty(params.shape),
+    ),
+    reference=Implementation(launch=reference.mixlogistic_backward),
+)
+
+
+def _backward(
+    backend: str, saved: tuple[Tensor, ...], grad_y: Tensor, grad_logdet: Tensor
+) -> tuple[Tensor, Tensor]:
+    return _mixlogistic_backward.op(grad_y, grad_logdet, *saved, backend)
+
+
+_mixlogistic = Operation(
+    "mixlogistic",
+    "Tensor x, Tensor params -> (Tensor, Tensor)",
+    fake=empty_like_images,
+    backward=_backward,
+    reference=Implementation(launch=reference.mixlogistic),
+)

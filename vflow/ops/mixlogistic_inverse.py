@@ -1,0 +1,49 @@
+"""The inverse of the mixture-of-logistics coupling transform."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from vflow.ops.backend import Implementation
+from vflow.ops.library import Operation
+from vflow.ops.mixlogistic import check_mixture, empty_like_images
+from vflow.ops.reference import mixlogistic_inverse as reference
+
+
+def mixlogistic_inverse(
+    y: Tensor,  # [B, ..., C]
+    params: Tensor,  # [B, ..., C, 2 + 3K]
+) -> tuple[Tensor, Tensor]:
+    """Invert `mixlogistic` by a bracketed Newton iteration.
+
+    The CDF at the result meets the one that y asks for within 1e-6 in float32 and 1e-12 in float64,
+    or within one rounding of x where a component is so narrow that neighbouring floats are further
+    apart.
+
+    A y outside b +- 2.944 exp(a) has no pre-image: its CDF value is clipped to the nearest one
+    inside (0, 1) that the dtype resolves. The result is finite for every finite y; the
+    log-determinant of a clipped element is that at the clipped point, and not meaningful as one of
+    y.
+
+    Args:
+        y: Output of `mixlogistic` [B, ..., C].
+        params: The parameters it was made with [B, ..., C, 2 + 3K].
+
+    Returns:
+        x like y, contiguous, and logdet [B] of the inverse map in nats: minus that of `mixlogistic`
+        at x. No gradients flow.
+
+    Raises:
+        ValueError: If types, dtypes, devices or shapes do not fit, or a backend asked for by name
+            cannot run this.
+    """
+    check_mixture("y", y, params)
+    return _mixlogistic_inverse(y.detach(), params.detach())
+
+
+_mixlogistic_inverse = Operation(
+    "mixlogistic_inverse",
+    "Tensor y, Tensor params -> (Tensor, Tensor)",
+    fake=empty_like_images,
+    reference=Implementation(launch=reference.mixlogistic_inverse),
+)

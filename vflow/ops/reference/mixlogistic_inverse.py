@@ -1,0 +1,103 @@
+"""Inverse of the mixture-of-logistics coupling transform: bracketed Newton, in plain PyTorch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vflow.ops.reference.mixlogistic import (
+    MIN_LOG_SCALE,
+    SQUASH_FLOOR,
+    SQUASH_SPAN,
+    forward_elements,
+    runs,
+    sum_per_image,
+)
+from vflow.ops.reference.precision import compute_dtype
+
+MAX_ITERATIONS = 400
+MAX_EXPONENT = {
+    torch.float32: 80.0,
+    torch.float64: 700.0,
+}  # exp() of it, times a log-odds, is finite
+
+
+def mixlogistic_inverse(y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+    """See `vflow.ops.mixlogistic_inverse`."""
+    dtype = compute_dtype(y.dtype)
+    x = torch.empty(y.numel(), dtype=y.dtype, device=y.device)
+    ldj = torch.empty(y.numel(), dtype=dtype, device=y.device)
+    for run, y_n, params_n in runs(y, params):
+        target = (y_n - params_n[1]).mul_(params_n[0].tanh().neg_().exp_())
+        log_odds = _unsquash(target)
+        x_n = mixture_quantile(log_odds, *params_n[2:].chunk(3))
+        x[run] = x_n
+        ldj[run] = forward_elements(x_n, params_n)[1].neg_()
+    return x.view(y.shape), sum_per_image(ldj, y.shape[0])
+
+
+def mixture_quantile(log_odds: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
+    """Invert the CDF of mixtures of logistics.
+
+    Newton's method on logit F(x) - log_odds, which is linear in x for one component and in the
+    tails, inside a bracket that starts at the least and the greatest of the components' own
+    quantiles. A step that leaves the bracket, or that did not halve the residual, is replaced by
+    bisection.
+
+    Args:
+        log_odds: logit of the CDF values [n].
+        logits: Unnormalised log-weights [K, n].
+        means: Means [K, n].
+        log_scales: Log-scales [K, n].
+
+    Returns:
+        x [n] with F(x) = sigmoid(log_odds), as near as x's dtype can tell.
+    """
+    eps = torch.finfo(log_odds.dtype).eps
+    limit = torch.finfo(log_odds.dtype).max / 8
+    log_scales = log_scales.clamp(MIN_LOG_SCALE, MAX_EXPONENT[log_odds.dtype])
+    inv_scale = log_scales.neg().exp_()
+    weight = torch.softmax(logits, 0)
+    quantiles = torch.addcmul(means, log_scales.exp(), log_odds).clamp_(-limit, limit)
+    low, high = quantiles.amin(0), quantiles.amax(0)
+    x = (weight * quantiles).sum(0).clamp_(low, high)
+    answer = x.clone()
+    # The elements still at work, by their place in `answer`; the arrays are cut down as they
+    # settle.
+    place = torch.arange(x.numel(), device=x.device)
+    last = torch.full_like(x, torch.inf)
+    for _ in range(MAX_ITERATIONS):
+        z = (x - means).mul_(inv_scale)
+        below, above = torch.sigmoid(z), torch.sigmoid(z.neg_())
+        weighted = weight * below
+        cdf, survival = weighted.sum(0), (weight * above).sum(0)
+        slope = weighted.mul_(above).mul_(inv_scale).sum(0)
+        residual = cdf.log() - survival.log() - log_odds
+        low = torch.where(residual < 0, x, low)
+        high = torch.where(residual > 0, x, high)
+        newton = x - residual * cdf * survival / slope
+        middle = 0.5 * low + 0.5 * high
+        # A nan (0 / 0 on a plateau) fails both comparisons and is bisected too.
+        good = (newton > low) & (newton < high) & (residual.abs() < 0.5 * last)
+        step = torch.where(good, newton, middle)
+        resolution = 2 * eps * torch.maximum(low.abs(), high.abs())
+        settled = (residual.abs() <= 8 * eps) | (high - low <= resolution) | (step == x)
+        answer[place] = x
+        last = residual.abs()
+        x = step
+        active = (~settled).nonzero()[:, 0]
+        if active.numel() == 0:
+            break
+        if active.numel() < 0.75 * settled.numel():
+            place, x, last = place[active], x[active], last[active]
+            low, high, log_odds = low[active], high[active], log_odds[active]
+            weight, means, inv_scale = weight[:, active], means[:, active], inv_scale[:, active]
+    return answer
+
+
+def _unsquash(target: Tensor) -> Tensor:
+    """Logit of the CDF value whose squash has the given logit, clipped inside (0, 1)."""
+    eps = torch.finfo(target.dtype).eps
+    cdf = torch.sigmoid(target).sub_(SQUASH_FLOOR).div_(SQUASH_SPAN).clamp_(eps, 1 - eps)
+    survival = torch.sigmoid(-target).sub_(SQUASH_FLOOR).div_(SQUASH_SPAN).clamp_(eps, 1 - eps)
+    return cdf.log_().sub_(survival.log_())
