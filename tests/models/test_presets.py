@@ -1,0 +1,119 @@
+"""Parameter counts of the papers' models, and what create_model accepts."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+import vflow
+from vflow.models import OVERRIDES, describe_model, model_config
+
+PARAMETERS = {
+    "flowpp-cifar10": 31_443_440,
+    "vflow-cifar10": 39_700_096,
+    "vflow-cifar10-64": 17_064_960,
+    "vflow-cifar10-56": 12_519_116,
+    "flowpp-4m": 4_241_808,
+    "vflow-4m-c4": 4_220_606,
+    "vflow-4m-c6": 4_206_094,
+    "vflow-4m-q6": 4_251_022,
+    "vflow-4m-q8": 4_196_878,
+}
+POSTERIOR_PARAMETERS = {"vflow-4m-c6": 374_000, "vflow-4m-q6": 671_216, "vflow-4m-q8": 869_360}
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameter_counts(name: str) -> None:
+    with torch.device("meta"):
+        model = vflow.create_model(name)
+    assert count(model) == PARAMETERS[name]
+    if name in POSTERIOR_PARAMETERS:
+        assert count(model.posterior) == POSTERIOR_PARAMETERS[name]
+
+
+def test_every_preset_is_listed_and_described() -> None:
+    assert set(PARAMETERS) < set(vflow.list_models())
+    assert vflow.list_models("vflow-4m-*") == [
+        "vflow-4m-c4",
+        "vflow-4m-c6",
+        "vflow-4m-q6",
+        "vflow-4m-q8",
+    ]
+    assert vflow.list_models("nothing") == []
+    assert all(describe_model(name).endswith(".") for name in vflow.list_models())
+
+
+@pytest.mark.parametrize("name", vflow.list_models())
+def test_overrides_reach_the_config(name: str) -> None:
+    values = {
+        "filters": 6,
+        "blocks": 1,
+        "components": 3,
+        "heads": 3,
+        "extra_dims": 2,
+        "posterior_blocks": 1,
+        "dequantizer_blocks": 1,
+        "posterior_attention": False,
+        "in_channels": 1,
+        "image_size": (8, 12),
+        "dropout": 0.5,
+    }
+    assert set(values) == set(OVERRIDES)
+    fields = {field.name for field in dataclasses.fields(model_config(name))}
+    values = {k: v for k, v in values.items() if k in fields}
+    model = vflow.create_model(name, **values)
+    assert {k: getattr(model.config, k) for k in values} == values
+    assert model.data_shape == (1, 8, 12)
+    assert model.elbo(torch.zeros(2, 1, 8, 12, dtype=torch.uint8)).shape == (2,)
+    # The couplings of r and q follow filters and components.
+    widths = {m.conv_in.weight.shape[0] for m in model.modules() if hasattr(m, "conv_out")}
+    assert widths == {6}
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("vflow-cifar1", {}, "did you mean vflow-cifar10?"),
+        ("vflow-tiny", {"filter": 8}, "override must be one of"),
+        ("flowpp-tiny", {"extra_dims": 3}, "extra_dims must be left out for flowpp-tiny"),
+        ("vflow-tiny", {"extra_dims": 0}, "extra_dims must be an integer of at least 1, got 0"),
+        ("vflow-tiny", {"filters": 9}, "filters must be a multiple of heads"),
+        ("vflow-tiny", {"filters": -4}, "filters must be an integer of at least 1, got -4"),
+        ("vflow-tiny", {"filters": 8.0}, "filters must be an integer of at least 1, got 8.0"),
+        ("vflow-tiny", {"blocks": True}, "blocks must be an integer of at least 1, got True"),
+        ("vflow-tiny", {"components": 0}, "components must be an integer of at least 1, got 0"),
+        ("vflow-tiny", {"image_size": 30}, "divisible by 4, got 30x30"),
+        ("vflow-tiny", {"image_size": (32, 18)}, "divisible by 4, got 32x18"),
+        ("vflow-tiny", {"image_size": 0}, "divisible by 4, got 0x0"),
+        ("vflow-tiny", {"image_size": (32,)}, "image_size must be an integer or (height, width)"),
+        ("vflow-tiny", {"image_size": "32"}, "image_size must be an integer or (height, width)"),
+        ("vflow-tiny", {"in_channels": 0}, "in_channels must be an integer of at least 1, got 0"),
+        ("vflow-tiny", {"dropout": 1.0}, "dropout must be a number in [0, 1), got 1.0"),
+        ("vflow-tiny", {"dropout": float("nan")}, "dropout must be a number in [0, 1), got nan"),
+        ("vflow-tiny", {"posterior_attention": 1}, "posterior_attention must be True or False"),
+    ],
+    ids=str,
+)
+def test_bad_presets_and_overrides(name: str, overrides: dict, message: str) -> None:
+    with pytest.raises(ValueError, match="must") as error:
+        vflow.create_model(name, **overrides)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+@pytest.mark.parametrize("name", ["vflow-tiny", "flowpp-tiny"])
+def test_any_size_and_channels(name: str, channels: int) -> None:
+    overrides = {"in_channels": channels, "image_size": (8, 20)}
+    if name.startswith("vflow"):
+        overrides["extra_dims"] = 2  # odd totals split into unequal halves
+    model = vflow.create_model(name, **overrides).double().eval()
+    images = torch.randint(0, 256, (2, channels, 8, 20), dtype=torch.uint8)
+    latent = model.encode(images)
+    assert torch.equal(model.decode(latent).floor(), images.double())

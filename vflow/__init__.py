@@ -1,0 +1,28 @@
+"""Flow++ and VFlow: likelihood-based image flows, exact and fast.
+
+>>> import vflow
+>>> model = vflow.create_model("vflow-tiny")
+>>> model.sample(2).shape
+torch.Size([2, 3, 16, 16])
+"""
+
+from vflow.models import (
+    FlowPlusPlus,
+    Glow,
+    VFlow,
+    create_model,
+    list_models,
+    load_model,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FlowPlusPlus",
+    "Glow",
+    "VFlow",
+    "__version__",
+    "create_model",
+    "list_models",
+    "load_model",
+]

@@ -1,0 +1,63 @@
+"""The models, their presets, and how they are loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from vflow.models.config import FlowPlusPlusConfig, VFlowConfig
+from vflow.models.flowpp import FlowPlusPlus
+from vflow.models.glow import Glow, GlowConfig
+from vflow.models.image_flow import ImageFlow
+from vflow.models.presets import (
+    OVERRIDES,
+    create_model,
+    describe_model,
+    list_models,
+    model_config,
+)
+from vflow.models.pretrained import locate, read_config
+from vflow.models.vflow import VFlow
+
+__all__ = [
+    "OVERRIDES",
+    "FlowPlusPlus",
+    "FlowPlusPlusConfig",
+    "Glow",
+    "GlowConfig",
+    "ImageFlow",
+    "VFlow",
+    "VFlowConfig",
+    "create_model",
+    "describe_model",
+    "list_models",
+    "load_model",
+    "model_config",
+]
+
+_CLASSES: dict[str, type[FlowPlusPlus] | type[VFlow] | type[Glow]] = {
+    "FlowPlusPlus": FlowPlusPlus,
+    "VFlow": VFlow,
+    "Glow": Glow,
+}
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> ImageFlow | Glow:
+    """Load a saved model of whatever class its config.json names.
+
+    Args:
+        path: A folder, or a repository id on the Hugging Face Hub.
+        device: Where to load to.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or repository, or a file is missing.
+        ValueError: If a file is damaged, a pickle, or of an unknown class.
+    """
+    config_path, _ = locate(path)
+    name, _ = read_config(config_path)
+    if name not in _CLASSES:
+        raise ValueError(
+            f"{config_path} must name a model of {', '.join(_CLASSES)}, got {name!r}"
+        )
+    return _CLASSES[name].from_pretrained(path, device=device)

@@ -1,0 +1,157 @@
+"""Models on disk and on the Hugging Face Hub: config.json and model.safetensors, never a pickle."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from vflow.files import atomic_path, read_json, write_json
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+
+T = TypeVar("T", bound="Pretrained")
+
+
+class Pretrained(PyTorchModelHubMixin, library_name="vflow", tags=["normalizing-flow"]):
+    """Saving and loading of a model whose __init__ takes one config dataclass."""
+
+    config_class: ClassVar[type]
+    config: Any
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        assert isinstance(self, nn.Module)
+        tensors = {name: value.contiguous() for name, value in self.state_dict().items()}
+        with atomic_path(save_directory / WEIGHTS_NAME) as path:
+            save_file(tensors, path, metadata={"format": "pt"})
+        fields = dataclasses.asdict(self.config)
+        write_json(save_directory / CONFIG_NAME, {"model": type(self).__name__, **fields})
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls: type[T],
+        path: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        device: str | torch.device = "cpu",
+    ) -> T:
+        """Load a model that `save_pretrained` or `push_to_hub` wrote, in evaluation mode.
+
+        Args:
+            path: A folder, or a repository id on the Hugging Face Hub.
+            revision: Branch, tag or commit on the Hub.
+            token: Access token for the Hub.
+            cache_dir: Where downloads are kept.
+            device: Where to load to.
+
+        Raises:
+            FileNotFoundError: If there is no such folder or repository, or a file is missing.
+            ValueError: If a file is damaged, a pickle, or of another model.
+        """
+        config_path, weights_path = locate(path, revision, token, cache_dir)
+        name, config = read_config(config_path)
+        if name != cls.__name__:
+            raise ValueError(f"{config_path} must be of a {cls.__name__}, got a {name}")
+        model = cls(make_config(cls.config_class, config, config_path))  # type: ignore[call-arg]
+        assert isinstance(model, nn.Module)
+        load_weights(model, weights_path)
+        model.eval()
+        return model.to(device)
+
+
+def read_config(path: Path) -> tuple[str, dict[str, Any]]:
+    """The model's class name and the fields of its config.
+
+    Raises:
+        ValueError: If the file is no such JSON.
+    """
+    config = read_json(path)
+    if not isinstance(config, dict) or not isinstance(config.get("model"), str):
+        raise ValueError(f'{path} must be a JSON object with a "model", got something else')
+    return config.pop("model"), config
+
+
+def make_config(config_class: type, fields: dict[str, Any], path: Path) -> Any:
+    """Build a config from JSON, refusing unknown and missing fields.
+
+    Raises:
+        ValueError: Naming the file and what is wrong.
+    """
+    known = {field.name for field in dataclasses.fields(config_class)}
+    if fields.keys() != known:
+        odd = ", ".join(sorted(fields.keys() ^ known))
+        raise ValueError(f"{path} must have just the fields of {config_class.__name__}: {odd} differ")
+    try:
+        return config_class(**fields)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a safetensors file of exactly this model's tensors, taking on their precision.
+
+    Raises:
+        ValueError: If the file is damaged, no safetensors, or of another model.
+    """
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} must be a whole safetensors file (never a pickle), but it does not "
+            f"load: {error}"
+        ) from error
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    came = {name: tuple(value.shape) for name, value in tensors.items()}
+    if came != expected:
+        names = expected.keys() | came.keys()
+        odd = sorted(name for name in names if expected.get(name) != came.get(name))
+        first = f"{odd[0]} {came.get(odd[0], 'missing')} for {expected.get(odd[0], 'nothing')}"
+        raise ValueError(
+            f"{path} must hold the tensors of its config, but {len(odd)} differ: {first}, ..."
+        )
+    floats = [value.dtype for value in tensors.values() if value.is_floating_point()]
+    model.to(floats[0])
+    model.load_state_dict(tensors)
+
+
+def locate(
+    path: str | Path,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+) -> tuple[Path, Path]:
+    """The config and weights files of a model folder, or of a repository on the Hub.
+
+    Raises:
+        FileNotFoundError: Naming what is missing.
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        for name in (CONFIG_NAME, WEIGHTS_NAME):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder} must hold a {name}, but there is none")
+        return folder / CONFIG_NAME, folder / WEIGHTS_NAME
+    try:
+        files = [
+            hf_hub_download(
+                str(path), name, revision=revision, token=token, cache_dir=cache_dir
+            )
+            for name in (CONFIG_NAME, WEIGHTS_NAME)
+        ]
+    except HFValidationError as error:
+        raise FileNotFoundError(f"model must be a folder or a Hub repository, got {path}") from error
+    except (EntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise FileNotFoundError(
+            f"{path} is no folder, and the Hub has no model of that name within reach: {error}"
+        ) from error
+    return Path(files[0]), Path(files[1])

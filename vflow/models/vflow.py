@@ -1,0 +1,90 @@
+"""VFlow for images: a flow of the data and extra dimensions together."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vflow.flows import ChannelSplit, Flow, GaussianAffineCoupling, Inverse, TupleFlip
+from vflow.models.config import VFlowConfig
+from vflow.models.dequantize import VariationalDequantizer
+from vflow.models.image_flow import ImageFlow
+from vflow.models.posterior import FlowPosterior, NormalPosterior
+from vflow.models.steps import draw, normal_log_prob
+from vflow.nets import Trunk
+from vflow.nets.context import CONTEXT_CHANNELS
+
+
+class VFlow(ImageFlow):
+    """VFlow (Chen et al., 2020): p(x, z) by one flow, q(z|x), an evidence lower bound."""
+
+    config_class = VFlowConfig
+    weight_std = 0.01
+    config: VFlowConfig
+
+    def __init__(self, config: VFlowConfig) -> None:
+        super().__init__(config)
+        height, width = config.image_size
+        self.posterior: FlowPosterior | NormalPosterior
+        if config.posterior == "flow":
+            steps = self._step_config(
+                config.posterior_blocks, CONTEXT_CHANNELS, config.posterior_attention
+            )
+            self.posterior = FlowPosterior(
+                (height, width, config.extra_dims),
+                config.in_channels,
+                steps,
+                own_context=not config.shared_context,
+            )
+        else:
+            self.posterior = NormalPosterior()
+        self.flow = self._make_flow(_gaussian_layer(config) if config.affine_blocks else [])
+
+    @property
+    def _noise_channels(self) -> dict[str, int]:
+        return {**super()._noise_channels, "eps_z": self.config.extra_dims}
+
+    def _draw_noise_nhwc(self, batch: int, generator: torch.Generator | None) -> dict[str, Tensor]:
+        noise = super()._draw_noise_nhwc(batch, generator)
+        shape = (*noise["eps_u"].shape[:-1], self.config.extra_dims)
+        return {**noise, "eps_z": draw(shape, self._parameter, generator)}
+
+    def _sample_posterior(self, x: Tensor, eps_z: Tensor) -> tuple[Tensor, Tensor]:
+        """Preprocessed x [B, H, W, C], eps_z [B, H, W, Dz] -> z alike, log q(z|x) [B]."""
+        context = None
+        if self.config.shared_context:
+            assert isinstance(self.dequantizer, VariationalDequantizer)
+            context = self.dequantizer.context
+        return self.posterior(x, eps_z, context)
+
+    def _encode(self, x: Tensor, eps_z: Tensor | None) -> tuple[Tensor, Tensor]:
+        assert eps_z is not None
+        z, log_q = self._sample_posterior(x, eps_z)
+        latent, logdet = self.flow(torch.cat([x, z], dim=-1))
+        return latent, normal_log_prob(latent) + logdet - log_q
+
+    def _decode(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        xz, _ = self.flow.inverse(latent)
+        channels = self.config.in_channels
+        return xz[..., :channels], xz[..., channels:]
+
+
+def _gaussian_layer(config: VFlowConfig) -> list[Flow]:
+    """(x, z) -> ((x - mu(z)) / sigma(z), z), the special layer of Tables 5 and 6."""
+    net = Trunk(
+        config.extra_dims,
+        2 * config.in_channels,
+        filters=config.filters,
+        blocks=config.affine_blocks,
+        heads=None,
+        size=config.image_size,
+        dropout=config.dropout,
+    )
+    split = ChannelSplit(config.in_channels)
+    return [
+        split,
+        TupleFlip(),  # a coupling changes the second half: x
+        GaussianAffineCoupling(net),
+        TupleFlip(),
+        Inverse(split),
+    ]

@@ -1,0 +1,18 @@
+"""The networks inside couplings: they take NHWC activations and give coupling parameters."""
+
+from vflow.nets.context import ContextNetwork
+from vflow.nets.gated import GatedAttention, GatedBlock, GatedConv
+from vflow.nets.layers import Conv3x3, Pointwise
+from vflow.nets.mlp import MLP
+from vflow.nets.trunk import Trunk
+
+__all__ = [
+    "MLP",
+    "ContextNetwork",
+    "Conv3x3",
+    "GatedAttention",
+    "GatedBlock",
+    "GatedConv",
+    "Pointwise",
+    "Trunk",
+]

@@ -1,0 +1,108 @@
+"""The gated convolution, the gated attention, and the block that joins them (Ho et al., 2019)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vflow.nets.layers import Conv3x3, Pointwise
+from vflow.ops import concat_elu, gated_residual_norm
+
+GATE_INIT_SCALE = 0.1
+
+
+def apply_gate(x: Tensor, gate: Tensor) -> Tensor:
+    """The gated residual x + a * sigmoid(b), with [a, b] = gate."""
+    a, b = gate.chunk(2, dim=-1)
+    return x + a * torch.sigmoid(b)
+
+
+class GatedConv(nn.Module):
+    """Gated residual convolution.
+
+    Args:
+        filters: Channels F of the input and output.
+        context_channels: Channels of the context, as `ContextNetwork` gives it; None without one.
+        second_kernel: 1 or 3, the width of the convolution that makes the gate.
+        dropout: Probability of dropout before that convolution.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        context_channels: int | None = None,
+        second_kernel: int = 1,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.conv1 = Conv3x3(2 * filters, filters)
+        self.project = Pointwise(context_channels, filters) if context_channels else None
+        second = {1: Pointwise, 3: Conv3x3}[second_kernel]
+        self.conv2 = second(2 * filters, 2 * filters, init_scale=GATE_INIT_SCALE)
+        self.dropout = dropout
+
+    def gate(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The gate [a, b]: x [B, H, W, F], context [B, H, W, Fc] -> [B, H, W, 2F]."""
+        hidden = self.conv1(concat_elu(x))
+        if self.project is not None:
+            hidden = hidden + self.project(context)
+        hidden = F.dropout(concat_elu(hidden), self.dropout, self.training)
+        return self.conv2(hidden)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """x [B, H, W, F] -> x + a * sigmoid(b) [B, H, W, F]."""
+        return apply_gate(x, self.gate(x, context))
+
+
+class GatedAttention(nn.Module):
+    """Gated residual self-attention over all positions.
+
+    Args:
+        filters: Channels F of the input and output, a multiple of `heads`.
+        heads: Number of heads.
+        dropout: Probability of dropout on the heads' output (not on the attention weights).
+    """
+
+    def __init__(self, filters: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = Pointwise(filters, 3 * filters)
+        self.out = Pointwise(filters, 2 * filters, init_scale=GATE_INIT_SCALE)
+        self.dropout = dropout
+
+    def gate(self, x: Tensor, position: Tensor) -> Tensor:
+        """The gate [a, b]: x [B, H, W, F], position [H, W, F] -> [B, H, W, 2F]."""
+        qkv = self.qkv(x + position)
+        # [B, H, W, 3F] -> 3 x [B, heads, HW, F / heads]
+        q, k, v = qkv.flatten(1, 2).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        heads = F.scaled_dot_product_attention(q, k, v)
+        heads = heads.transpose(1, 2).reshape(x.shape)
+        return self.out(F.dropout(heads, self.dropout, self.training))
+
+    def forward(self, x: Tensor, position: Tensor) -> Tensor:
+        """x [B, H, W, F] -> x + a * sigmoid(b) [B, H, W, F]."""
+        return apply_gate(x, self.gate(x, position))
+
+
+class GatedBlock(nn.Module):
+    """Gated convolution, LayerNorm and, unless `heads` is None, gated attention, LayerNorm."""
+
+    def __init__(
+        self, filters: int, heads: int | None, context_channels: int | None, dropout: float
+    ) -> None:
+        super().__init__()
+        self.conv = GatedConv(filters, context_channels, dropout=dropout)
+        self.norm1 = nn.LayerNorm(filters)
+        self.attention = GatedAttention(filters, heads, dropout) if heads else None
+        self.norm2 = nn.LayerNorm(filters) if heads else None
+
+    def forward(self, x: Tensor, position: Tensor | None, context: Tensor | None) -> Tensor:
+        """x [B, H, W, F], position [H, W, F], context [B, H, W, Fc] -> [B, H, W, F]."""
+        norm1, norm2 = self.norm1, self.norm2
+        x = gated_residual_norm(x, self.conv.gate(x, context), norm1.weight, norm1.bias)
+        if self.attention is not None and norm2 is not None:
+            assert position is not None
+            gate = self.attention.gate(x, position)
+            x = gated_residual_norm(x, gate, norm2.weight, norm2.bias)
+        return x

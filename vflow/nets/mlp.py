@@ -1,0 +1,34 @@
+"""The network of a coupling on vectors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class MLP(nn.Sequential):
+    """Fully connected layers with ReLU between them; the output starts at zero.
+
+    With a zero output, an affine coupling starts as the identity.
+
+    Args:
+        in_features: Features of the input and of the context together; may be 0.
+        out_features: Features of the output.
+        hidden: Width of the hidden layers.
+        layers: Number of hidden layers, at least 1.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, hidden: int, layers: int) -> None:
+        modules: list[nn.Module] = []
+        width = in_features
+        for _ in range(layers):
+            modules += [nn.Linear(width, hidden), nn.ReLU()]
+            width = hidden
+        output = nn.Linear(width, out_features)
+        nn.init.zeros_(output.weight)
+        nn.init.zeros_(output.bias)
+        super().__init__(*modules, output)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """x [B, in], context [B, Fc] -> [B, out]; x and context together have `in_features`."""
+        return super().forward(x if context is None else torch.cat([x, context], dim=-1))

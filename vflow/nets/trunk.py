@@ -1,0 +1,62 @@
+"""The network of an image coupling: one half of the image in, the other half's parameters out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vflow.nets.gated import GatedBlock
+from vflow.nets.layers import Conv3x3
+
+OUTPUT_INIT_SCALE = 0.1
+POSITION_STD = 0.01
+
+
+class Trunk(nn.Module):
+    """conv 3x3, gated blocks, conv 3x3 (Flow++, Ho et al., 2019).
+
+    `compute_dtype` may be set to a half precision type: the network then runs under autocast and
+    its output is cast back to the input's type.
+
+    Args:
+        in_channels: Channels of the half that conditions.
+        out_channels: Channels of the parameters.
+        filters: Width F.
+        blocks: Number of gated blocks.
+        heads: Attention heads, None for blocks without attention.
+        size: Height and width of the half; the position embedding of the attention needs it.
+        context_channels: Channels of the context, None without one.
+        dropout: Dropout probability within the blocks.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        filters: int,
+        blocks: int,
+        heads: int | None,
+        size: tuple[int, int],
+        context_channels: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.compute_dtype: torch.dtype | None = None
+        self.position = (
+            nn.Parameter(torch.randn(*size, filters) * POSITION_STD) if heads else None
+        )
+        self.conv_in = Conv3x3(in_channels, filters)
+        self.blocks = nn.ModuleList(
+            GatedBlock(filters, heads, context_channels, dropout) for _ in range(blocks)
+        )
+        self.conv_out = Conv3x3(filters, out_channels, init_scale=OUTPUT_INIT_SCALE)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """x [B, H, W, in], context [B, H, W, Fc] -> [B, H, W, out]."""
+        dtype = self.compute_dtype
+        with torch.autocast(x.device.type, dtype=dtype, enabled=dtype is not None):
+            hidden = self.conv_in(x)
+            for block in self.blocks:
+                hidden = block(hidden, self.position, context)
+            return self.conv_out(hidden).to(x.dtype)
