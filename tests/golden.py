@@ -41,7 +41,7 @@ def assert_close(actual: torch.Tensor, expected: np.ndarray, what: str) -> None:
 
 def seeded(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """The standard normal array that a name determines."""
-    state = np.random.RandomState(zlib.crc32(name.encode()))  # noqa: NPY002 (the rule is fixed)
+    state = np.random.RandomState(zlib.crc32(name.encode()))
     return np.asarray(state.randn(*shape)).astype(np.float32)
 
 

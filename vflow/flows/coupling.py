@@ -12,20 +12,22 @@ SIGMA_FLOOR = 1e-6
 
 
 class MixLogisticCoupling(Flow):
-    """Mixture-of-logistics coupling with the squashed logit (VFlow, Chen et al., 2020, App. B).
+    """Mixture-of-logistics coupling (Ho et al., 2019).
 
-    Its output is confined to b +- 2.944 e^a. The inverse of a value outside is clipped: see
-    `vflow.ops.mixlogistic_inverse`.
+    With the squash of VFlow (Chen et al., 2020, App. B) its output is confined to b +- 2.944 e^a,
+    and the inverse of a value outside is clipped: see `vflow.ops.mixlogistic_inverse`.
 
     Args:
         net: Network [B, H, W, C1] (and context) -> [B, H, W, C2 * (2 + 3K)].
         components: Number K of logistics.
+        squash: Whether the CDF is squashed to [0.05, 0.95] before the logit.
     """
 
-    def __init__(self, net: nn.Module, components: int) -> None:
+    def __init__(self, net: nn.Module, components: int, squash: bool = True) -> None:
         super().__init__()
         self.net = net
         self.components = components
+        self.squash = squash
 
     def _params(self, x1: Tensor, context: Tensor | None) -> Tensor:
         # Element-major: channel c owns a contiguous run of 2 + 3K.
@@ -42,50 +44,22 @@ class MixLogisticCoupling(Flow):
         return (y[0], x2), logdet
 
 
-class GaussianAffineCoupling(Flow):
-    """y2 = (x2 - mu(x1)) / sigma(x1), sigma = exp(s) + 1e-6.
-
-    The special affine layer of VFlow's small models, where x1 is z and x2 the data: seen
-    backwards, the data are Gaussian given z.
-
-    Args:
-        net: Network [B, H, W, C1] -> [B, H, W, 2 C2], the channels of mu before those of s.
-    """
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def _mean_and_sigma(self, x1: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        mean, log_sigma = self.net(x1, context).chunk(2, dim=-1)
-        return mean, log_sigma.exp() + SIGMA_FLOOR
-
-    def forward(self, x: Halves, context: Tensor | None = None) -> tuple[Halves, Tensor]:
-        """Whiten the second half."""
-        mean, sigma = self._mean_and_sigma(x[0], context)
-        return (x[0], (x[1] - mean) / sigma), -sigma.log().flatten(1).sum(1)
-
-    def inverse(self, y: Halves, context: Tensor | None = None) -> tuple[Halves, Tensor]:
-        """Colour the second half again."""
-        mean, sigma = self._mean_and_sigma(y[0], context)
-        return (y[0], y[1] * sigma + mean), sigma.log().flatten(1).sum(1)
-
-
 class AffineCoupling(Flow):
-    """y2 = x2 exp(s(x1)) + t(x1), with s = bound * tanh(raw / bound) (Glow on vectors).
+    """y2 = x2 exp(s(x1)) + t(x1), with s = bound * tanh(raw / bound).
 
     Args:
-        net: Network [B, D1] (and context) -> [B, 2 D2], the raw scales before the shifts.
-        bound: Largest |s|; keeps the map well-conditioned early in training.
+        net: Network [..., C1] (and context) -> [..., 2 C2], element-major: each element's raw
+            scale and shift side by side.
+        bound: Largest |s|; it keeps the map well-conditioned early in training.
     """
 
-    def __init__(self, net: nn.Module, bound: float = 4.0) -> None:
+    def __init__(self, net: nn.Module, bound: float = 1.0) -> None:
         super().__init__()
         self.net = net
         self.bound = bound
 
     def _log_scale_and_shift(self, x1: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        raw, shift = self.net(x1, context).chunk(2, dim=-1)
+        raw, shift = self.net(x1, context).unflatten(-1, (-1, 2)).unbind(-1)
         return self.bound * torch.tanh(raw / self.bound), shift
 
     def forward(self, x: Halves, context: Tensor | None = None) -> tuple[Halves, Tensor]:
@@ -97,3 +71,33 @@ class AffineCoupling(Flow):
         """Undo the shift and the scale."""
         log_scale, shift = self._log_scale_and_shift(y[0], context)
         return (y[0], (y[1] - shift) * (-log_scale).exp()), -log_scale.flatten(1).sum(1)
+
+
+class GaussianAffineCoupling(Flow):
+    """y2 = (x2 - mu(x1)) / sigma(x1), sigma = exp(s) + 1e-6.
+
+    The special affine layer of VFlow's small models (Chen et al., 2020, Tables 5 and 6), where x1
+    is z and x2 the data: seen backwards, the data are Gaussian given z.
+
+    Args:
+        net: Network [B, H, W, C1] -> [B, H, W, 2 C2], element-major: each element's mu and s side
+            by side.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def _mean_and_sigma(self, x1: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        mean, log_sigma = self.net(x1, context).unflatten(-1, (-1, 2)).unbind(-1)
+        return mean, log_sigma.exp() + SIGMA_FLOOR
+
+    def forward(self, x: Halves, context: Tensor | None = None) -> tuple[Halves, Tensor]:
+        """Whiten the second half."""
+        mean, sigma = self._mean_and_sigma(x[0], context)
+        return (x[0], (x[1] - mean) / sigma), -sigma.log().flatten(1).sum(1)
+
+    def inverse(self, y: Halves, context: Tensor | None = None) -> tuple[Halves, Tensor]:
+        """Colour the second half again."""
+        mean, sigma = self._mean_and_sigma(y[0], context)
+        return (y[0], y[1] * sigma + mean), sigma.log().flatten(1).sum(1)

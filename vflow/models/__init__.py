@@ -57,7 +57,5 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> ImageFlo
     config_path, _ = locate(path)
     name, _ = read_config(config_path)
     if name not in _CLASSES:
-        raise ValueError(
-            f"{config_path} must name a model of {', '.join(_CLASSES)}, got {name!r}"
-        )
+        raise ValueError(f"{config_path} must name a model of {', '.join(_CLASSES)}, got {name!r}")
     return _CLASSES[name].from_pretrained(path, device=device)

@@ -34,7 +34,9 @@ def require_float(
     Without `batch`, any number of at least 1 will do.
     """
     if not isinstance(value, Tensor) or value.dtype != like.dtype:
-        raise ValueError(f"{name} must be a tensor of the model's {like.dtype}, got {_type_of(value)}")
+        raise ValueError(
+            f"{name} must be a tensor of the model's {like.dtype}, got {_type_of(value)}"
+        )
     rows = len(value) if batch is None and value.ndim else batch
     if tuple(value.shape) != (rows, *shape) or not rows:
         raise ValueError(

@@ -21,6 +21,12 @@ def require_int(name: str, value: Any, minimum: int) -> None:
         raise ValueError(f"{name} must be an integer of at least {minimum}, got {value!r}")
 
 
+def require_bool(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is a bool."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
 def require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
     if value not in choices:
@@ -45,6 +51,8 @@ class FlowPlusPlusConfig:
     """Attention heads."""
     dropout: float = 0.2
     """Dropout probability in the couplings' networks."""
+    squash: bool = False
+    """Whether couplings squash the CDF to [0.05, 0.95] before the logit, as VFlow's do."""
     dequantizer: str = "flow"
     """r(u|x): "flow" (variational dequantization) or "uniform"."""
     dequantizer_blocks: int = 2
@@ -81,6 +89,7 @@ class FlowPlusPlusConfig:
         require_image_size(self.image_size)
         for name in ("in_channels", "filters", "blocks", "components", "heads"):
             require_int(name, getattr(self, name), 1)
+        require_bool("squash", self.squash)
         require_choice("dequantizer", self.dequantizer, ("flow", "uniform"))
         require_int("dequantizer_blocks", self.dequantizer_blocks, 1)
         if self.filters % self.heads:
@@ -96,6 +105,8 @@ class FlowPlusPlusConfig:
 class VFlowConfig(FlowPlusPlusConfig):
     """VFlow for images (Chen et al., 2020, Tables 4 to 6)."""
 
+    squash: bool = True
+    """Whether couplings squash the CDF to [0.05, 0.95] before the logit (App. B)."""
     extra_dims: int = 3
     """Channels of z, beside those of the image."""
     posterior: str = "flow"
@@ -129,9 +140,8 @@ class VFlowConfig(FlowPlusPlusConfig):
         require_int("posterior_blocks", self.posterior_blocks, 1)
         require_int("affine_blocks", self.affine_blocks, 0)
         require_choice("posterior", self.posterior, ("flow", "normal"))
-        for name in ("posterior_attention", "shared_context"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        require_bool("posterior_attention", self.posterior_attention)
+        require_bool("shared_context", self.shared_context)
         if self.shared_context and (self.dequantizer, self.posterior) != ("flow", "flow"):
             raise ValueError(
                 "shared_context must be False unless dequantizer and posterior are both 'flow', "

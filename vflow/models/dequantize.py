@@ -23,7 +23,9 @@ class VariationalDequantizer(nn.Module):
         self.context = ContextNetwork(shape[-1])
         self.conditional = ConditionalFlow(shape, config)
 
-    def draw(self, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    def draw(
+        self, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
         """Noise for `forward`: N(0, 1)."""
         return draw(shape, like, generator)
 
@@ -35,7 +37,9 @@ class VariationalDequantizer(nn.Module):
 class UniformDequantizer(nn.Module):
     """u uniform in [0, 1), so log r(u|x) = 0."""
 
-    def draw(self, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    def draw(
+        self, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
         """Noise for `forward`: uniform in [0, 1)."""
         device = generator.device if generator is not None else like.device
         noise = torch.rand(shape, generator=generator, device=device, dtype=like.dtype)

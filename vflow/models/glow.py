@@ -15,6 +15,8 @@ from vflow.models.pretrained import Pretrained
 from vflow.models.steps import draw, normal_log_prob
 from vflow.nets import MLP
 
+LOG_SCALE_BOUND = 4.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class GlowConfig:
@@ -66,7 +68,12 @@ class Glow(Pretrained, nn.Module):
             )
             split = ChannelSplit(kept)
             # The linear layer of the next step mixes the halves, so that none need be swapped.
-            flows += [ActNormConv1x1((config.dims,)), split, AffineCoupling(net), Inverse(split)]
+            flows += [
+                ActNormConv1x1((config.dims,)),
+                split,
+                AffineCoupling(net, bound=LOG_SCALE_BOUND),
+                Inverse(split),
+            ]
         self.flow = Compose(flows)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:

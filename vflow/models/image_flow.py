@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from vflow.models.dequantize import UniformDequantizer, VariationalDequantizer
 from vflow.models.initialization import data_dependent_init
 from vflow.models.pretrained import Pretrained
 from vflow.models.steps import StepConfig, draw, split_steps
+from vflow.nets import ContextNetwork, Trunk
 from vflow.nets.context import CONTEXT_CHANNELS
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
@@ -32,6 +34,8 @@ class ImageFlow(Pretrained, nn.Module):
     """
 
     weight_std: float
+    flow: Compose
+    _initialized: Tensor
 
     def __init__(self, config: FlowPlusPlusConfig) -> None:
         super().__init__()
@@ -63,6 +67,7 @@ class ImageFlow(Pretrained, nn.Module):
             heads=config.heads if attention else None,
             dropout=config.dropout,
             weight_std=self.weight_std,
+            squash=config.squash,
             context_channels=context_channels,
         )
 
@@ -109,7 +114,7 @@ class ImageFlow(Pretrained, nn.Module):
         self._require_images(images)
         noise = self._noise(images, eps_u, eps_z, generator)
         if self.training and not self._is_initialized:
-            self.initialize(images, **noise)
+            self.initialize(images, noise["eps_u"], noise.get("eps_z"))
         return self._elbo(images, **{k: _to_nhwc(v) for k, v in noise.items()})[1]
 
     def elbo(
@@ -275,9 +280,7 @@ class ImageFlow(Pretrained, nn.Module):
 
     # Noise and initialisation
 
-    def draw_noise(
-        self, batch: int, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
+    def draw_noise(self, batch: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Noise for a batch: the keyword arguments eps_u (and eps_z) of `elbo`.
 
         Args:
@@ -336,7 +339,7 @@ class ImageFlow(Pretrained, nn.Module):
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be fp32 or bf16, got {precision!r}")
         for module in self.modules():
-            if hasattr(module, "compute_dtype"):
+            if isinstance(module, Trunk | ContextNetwork):
                 module.compute_dtype = PRECISIONS[precision]
 
     # Checks and odds and ends
@@ -396,6 +399,6 @@ def _to_nchw(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2)
 
 
-def _read_initialized(model: nn.Module, _: object) -> None:
+def _read_initialized(model: Any, _: object) -> None:
     # A Python flag beside the buffer: reading the buffer would wait for the GPU at every step.
-    model._is_initialized = bool(model._initialized)  # type: ignore[assignment]
+    model._is_initialized = bool(model._initialized)

@@ -62,7 +62,7 @@ class Pretrained(PyTorchModelHubMixin, library_name="vflow", tags=["normalizing-
         name, config = read_config(config_path)
         if name != cls.__name__:
             raise ValueError(f"{config_path} must be of a {cls.__name__}, got a {name}")
-        model = cls(make_config(cls.config_class, config, config_path))  # type: ignore[call-arg]
+        model = cls(make_config(cls.config_class, config, config_path))
         assert isinstance(model, nn.Module)
         load_weights(model, weights_path)
         model.eval()
@@ -90,7 +90,9 @@ def make_config(config_class: type, fields: dict[str, Any], path: Path) -> Any:
     known = {field.name for field in dataclasses.fields(config_class)}
     if fields.keys() != known:
         odd = ", ".join(sorted(fields.keys() ^ known))
-        raise ValueError(f"{path} must have just the fields of {config_class.__name__}: {odd} differ")
+        raise ValueError(
+            f"{path} must have just the fields of {config_class.__name__}: {odd} differ"
+        )
     try:
         return config_class(**fields)
     except (ValueError, TypeError) as error:
@@ -143,13 +145,13 @@ def locate(
         return folder / CONFIG_NAME, folder / WEIGHTS_NAME
     try:
         files = [
-            hf_hub_download(
-                str(path), name, revision=revision, token=token, cache_dir=cache_dir
-            )
+            hf_hub_download(str(path), name, revision=revision, token=token, cache_dir=cache_dir)
             for name in (CONFIG_NAME, WEIGHTS_NAME)
         ]
     except HFValidationError as error:
-        raise FileNotFoundError(f"model must be a folder or a Hub repository, got {path}") from error
+        raise FileNotFoundError(
+            f"model must be a folder or a Hub repository, got {path}"
+        ) from error
     except (EntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise FileNotFoundError(
             f"{path} is no folder, and the Hub has no model of that name within reach: {error}"

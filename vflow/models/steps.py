@@ -43,6 +43,7 @@ class StepConfig:
     dropout: float
     weight_std: float
     """The 1x1 convolutions start at I + weight_std * N(0, 1)."""
+    squash: bool
     context_channels: int | None = None
 
     def coupling(
@@ -59,7 +60,7 @@ class StepConfig:
             context_channels=self.context_channels,
             dropout=self.dropout,
         )
-        return MixLogisticCoupling(net, self.components)
+        return MixLogisticCoupling(net, self.components, self.squash)
 
 
 def split_steps(

@@ -10,7 +10,7 @@ INITIAL_STD = 0.05
 VARIANCE_EPSILON = 1e-8
 
 
-class _DataInitialized(nn.Module):
+class DataInitialized(nn.Module):
     """A linear map whose output is normalised over the first batch it sees.
 
     `vflow.models.initialization` calls `data_init` on a layer's first input, once, before the
@@ -37,7 +37,7 @@ class _DataInitialized(nn.Module):
         self.weight.mul_(scale.view(-1, *(1,) * (self.weight.ndim - 1)))
 
 
-class Conv3x3(_DataInitialized):
+class Conv3x3(DataInitialized):
     """3x3 convolution with zero padding: [B, H, W, in] -> [B, H, W, out]."""
 
     def __init__(self, in_channels: int, out_channels: int, init_scale: float = 1.0) -> None:
@@ -50,7 +50,7 @@ class Conv3x3(_DataInitialized):
         return F.conv2d(x_nchw, self.weight, self.bias, padding=1).permute(0, 2, 3, 1)
 
 
-class Pointwise(_DataInitialized):
+class Pointwise(DataInitialized):
     """1x1 convolution, that is a linear map of the channels: [..., in] -> [..., out]."""
 
     def __init__(self, in_channels: int, out_channels: int, init_scale: float = 1.0) -> None:

@@ -43,9 +43,7 @@ class Trunk(nn.Module):
     ) -> None:
         super().__init__()
         self.compute_dtype: torch.dtype | None = None
-        self.position = (
-            nn.Parameter(torch.randn(*size, filters) * POSITION_STD) if heads else None
-        )
+        self.position = nn.Parameter(torch.randn(*size, filters) * POSITION_STD) if heads else None
         self.conv_in = Conv3x3(in_channels, filters)
         self.blocks = nn.ModuleList(
             GatedBlock(filters, heads, context_channels, dropout) for _ in range(blocks)
