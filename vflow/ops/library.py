@@ -89,7 +89,7 @@ class Operation:
                 ctx.backend = args[-1]
                 return launch(*args)
 
-            backward = staticmethod(torch.autograd.function.once_differentiable(gradients))
+            backward: Any = staticmethod(torch.autograd.function.once_differentiable(gradients))
 
         Eager.__name__ = Eager.__qualname__ = self.name
         torch.library.register_autograd(qualname, gradients, setup_context=setup_context)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from vflow.ops import native
 from vflow.ops.backend import Implementation
 from vflow.ops.checks import check_like, check_rank, check_tensor, logdet_dtype
 from vflow.ops.library import Operation
 from vflow.ops.reference import mixlogistic as reference
+
+NATIVE_DTYPES = (torch.float32, torch.float64)
 
 
 def mixlogistic(
@@ -66,6 +70,10 @@ _mixlogistic_backward = Operation(
         params.new_empty(params.shape),
     ),
     reference=Implementation(launch=reference.mixlogistic_backward),
+    # The gradient of the native forward: plain PyTorch, by decision and not as a fallback.
+    cpu=Implementation(
+        launch=reference.mixlogistic_backward, dtypes=NATIVE_DTYPES, missing=native.cpu_missing()
+    ),
 )
 
 
@@ -81,4 +89,7 @@ _mixlogistic = Operation(
     fake=empty_like_images,
     backward=_backward,
     reference=Implementation(launch=reference.mixlogistic),
+    cpu=Implementation(
+        launch=native.mixlogistic, dtypes=NATIVE_DTYPES, missing=native.cpu_missing()
+    ),
 )

@@ -1,0 +1,51 @@
+// What the library says about itself.
+#include "../vflow.h"
+
+#include "target.h"
+
+namespace vflow {
+
+static Target detect() {
+#if defined(VFLOW_X86_TARGETS)
+  __builtin_cpu_init();
+  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                  __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
+                  __builtin_cpu_supports("f16c") && __builtin_cpu_supports("lzcnt");
+  const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                  __builtin_cpu_supports("avx512vl");
+  if (v4) return Target::x86_64_v4;
+  if (v3) return Target::x86_64_v3;
+#endif
+  return Target::generic;
+}
+
+Target best_target() {
+  static const Target target = detect();
+  return target;
+}
+
+}  // namespace vflow
+
+int vflow_abi_version(void) { return VFLOW_ABI_VERSION; }
+
+const char* vflow_cpu_target(void) {
+  switch (vflow::best_target()) {
+    case vflow::Target::x86_64_v4: return "x86-64-v4";
+    case vflow::Target::x86_64_v3: return "x86-64-v3";
+    default: return "generic";
+  }
+}
+
+const char* vflow_error_message(int error) {
+  switch (error) {
+    case VFLOW_OK: return "no error";
+    case VFLOW_ERROR_NULL_POINTER: return "a pointer is null";
+    case VFLOW_ERROR_NEGATIVE_SIZE: return "a size is negative";
+    case VFLOW_ERROR_COMPONENTS: return "components must be at least 1";
+    case VFLOW_ERROR_OVERFLOW: return "the sizes are too large";
+    case VFLOW_ERROR_THREADS: return "threads must be at least 1";
+    case VFLOW_ERROR_OUT_OF_MEMORY: return "out of memory";
+    default: return "unknown error";
+  }
+}
