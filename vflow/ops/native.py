@@ -80,15 +80,15 @@ def _cpu() -> ctypes.CDLL:
 
 def _load(path: Path) -> ctypes.CDLL:
     if not path.is_file():
-        raise LibraryMissing(f"{path.name} was not built (pip install needs cmake and a C++
-        compiler)")
+        raise LibraryMissing(
+            f"{path.name} was not built (pip install needs cmake and a C++ compiler)"
+        )
     try:
         library = ctypes.CDLL(str(path))
         version = library.vflow_abi_version()
         if version != ABI_VERSION:
             raise LibraryMissing(
-                f"{path.name} has ABI version {version}, this package needs {ABI_VERSION}: build
-                again"
+                f"{path.name} has ABI version {version}, this package needs {ABI_VERSION}: rebuild"
             )
         for name, arguments in _SIGNATURES.items():
             function = getattr(library, name)
