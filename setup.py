@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
@@ -57,6 +58,14 @@ class CMakeBuild(build_ext):
             ) from None
 
 
+class AnyPythonWheel(bdist_wheel):
+    """The libraries know nothing of Python: one wheel serves every version, for one platform."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """Tag the wheel py3-none-PLATFORM."""
+        return "py3", "none", super().get_tag()[2]
+
+
 class BinaryExtension(Extension):
     """A name for setuptools, so that it builds a platform wheel; CMake knows the sources."""
 
@@ -64,4 +73,7 @@ class BinaryExtension(Extension):
         super().__init__("vflow._lib.native", sources=[])
 
 
-setup(ext_modules=[BinaryExtension()], cmdclass={"build_ext": CMakeBuild})
+setup(
+    ext_modules=[BinaryExtension()],
+    cmdclass={"build_ext": CMakeBuild, "bdist_wheel": AnyPythonWheel},
+)

@@ -24,7 +24,7 @@ from vflow.ops.reference.precision import compute_dtype
 SQUASH_FLOOR = 0.05
 SQUASH_SPAN = 0.9
 MIN_LOG_SCALE = -7.0
-CACHED_VALUES = 1 << 17
+CACHED_VALUES = 1 << 18  # of 2^14 to 2^19 and no limit, the fastest forward and backward
 
 
 class Mixture(NamedTuple):
@@ -52,30 +52,22 @@ def mixture(x: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor) -> Mix
         means: Means [K, n].
         log_scales: Log-scales [K, n], clamped here at -7 from below.
     """
-    log_scales = log_scales.clamp_min(MIN_LOG_SCALE)
-    inv_scale = log_scales.neg().exp_()
+    log_inv_scale = log_scales.neg().clamp_max_(-MIN_LOG_SCALE)
+    inv_scale = log_inv_scale.exp()
     z = (x - means).mul_(inv_scale)
     below, above = torch.sigmoid(z), torch.sigmoid(-z)
-    top = logits.amax(0)
-    weight = (logits - top).exp_()
-    total = weight.sum(0)
-    weight /= total
+    log_weight = torch.log_softmax(logits, 0)
+    weight = log_weight.exp()
     # log pdf_k = -|z| - s - 2 log(1 + exp(-|z|)): only the last, bounded term leaves log space, so
     # the density stays finite however far x is from every component.
-    log_peak = (logits - z.abs()).sub_(log_scales)
+    log_peak = log_weight.sub_(z.abs()).add_(log_inv_scale)
     peak = log_peak.amax(0)
     density = log_peak.sub_(peak).exp_().mul_(torch.maximum(below, above).square_())
-    return Mixture(
-        weight,
-        inv_scale,
-        z,
-        below,
-        above,
-        density,
-        (weight * below).sum(0),
-        (weight * above).sum(0),
-        density.sum(0).log_().add_(peak).sub_(top).sub_(total.log()),
-    )
+    product = log_inv_scale  # a buffer to spare
+    cdf = torch.mul(weight, below, out=product).sum(0)
+    survival = torch.mul(weight, above, out=product).sum(0)
+    log_density = density.sum(0).log_().add_(peak)
+    return Mixture(weight, inv_scale, z, below, above, density, cdf, survival, log_density)
 
 
 def forward_elements(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
