@@ -49,6 +49,8 @@ class FlowPlusPlusConfig:
     """Logistics K in each mixture."""
     heads: int = 4
     """Attention heads."""
+    attention: bool = True
+    """Whether the couplings of the flow and of r(u|x) have attention."""
     dropout: float = 0.2
     """Dropout probability in the couplings' networks."""
     squash: bool = False
@@ -89,6 +91,7 @@ class FlowPlusPlusConfig:
         require_image_size(self.image_size)
         for name in ("in_channels", "filters", "blocks", "components", "heads"):
             require_int(name, getattr(self, name), 1)
+        require_bool("attention", self.attention)
         require_bool("squash", self.squash)
         require_choice("dequantizer", self.dequantizer, ("flow", "uniform"))
         require_int("dequantizer_blocks", self.dequantizer_blocks, 1)

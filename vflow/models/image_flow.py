@@ -51,13 +51,13 @@ class ImageFlow(Pretrained, nn.Module):
         image_shape = (height, width, config.in_channels)
         self.dequantizer: VariationalDequantizer | UniformDequantizer
         if config.dequantizer == "flow":
-            steps = self._step_config(config.dequantizer_blocks, context_channels=CONTEXT_CHANNELS)
+            steps = self._step_config(config.dequantizer_blocks, config.attention, CONTEXT_CHANNELS)
             self.dequantizer = VariationalDequantizer(image_shape, steps)
         else:
             self.dequantizer = UniformDequantizer()
 
     def _step_config(
-        self, blocks: int, context_channels: int | None = None, attention: bool = True
+        self, blocks: int, attention: bool, context_channels: int | None = None
     ) -> StepConfig:
         config = self.config
         return StepConfig(
@@ -74,7 +74,7 @@ class ImageFlow(Pretrained, nn.Module):
     def _make_flow(self, first: list[Flow]) -> Compose:
         """The flow f of Table 4: `first`, steps at full size, SpaceToDepth, steps at half size."""
         config = self.config
-        steps = self._step_config(config.blocks)
+        steps = self._step_config(config.blocks, config.attention)
         height, width = config.image_size
         shape = (height, width, config.total_channels)
         flows = list(first)

@@ -17,6 +17,7 @@ from vflow.files import atomic_path, read_json, write_json
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+CARD_NAME = "README.md"
 
 T = TypeVar("T", bound="Pretrained")
 
@@ -27,13 +28,46 @@ class Pretrained(PyTorchModelHubMixin, library_name="vflow", tags=["normalizing-
     config_class: ClassVar[type]
     config: Any
 
-    def _save_pretrained(self, save_directory: Path) -> None:
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | Path,
+        *,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        model_card_kwargs: dict[str, Any] | None = None,
+        **push_to_hub_kwargs: Any,
+    ) -> str | None:
+        """Write config.json, model.safetensors and, unless there is one, a model card.
+
+        Each file is written whole or not at all, the weights before the config.
+
+        Args:
+            save_directory: The folder; made if need be.
+            repo_id: Repository on the Hub; the folder's name if None.
+            push_to_hub: Whether to upload the folder too.
+            model_card_kwargs: Values for the model card's template.
+            push_to_hub_kwargs: Further arguments of `push_to_hub`.
+
+        Returns:
+            The address of the commit on the Hub, None without `push_to_hub`.
+
+        Raises:
+            OSError: If the folder cannot be written.
+        """
         assert isinstance(self, nn.Module)
+        folder = Path(save_directory)
         tensors = {name: value.contiguous() for name, value in self.state_dict().items()}
-        with atomic_path(save_directory / WEIGHTS_NAME) as path:
+        with atomic_path(folder / WEIGHTS_NAME) as path:
             save_file(tensors, path, metadata={"format": "pt"})
         fields = dataclasses.asdict(self.config)
-        write_json(save_directory / CONFIG_NAME, {"model": type(self).__name__, **fields})
+        write_json(folder / CONFIG_NAME, {"model": type(self).__name__, **fields})
+        if not (folder / CARD_NAME).exists():
+            with atomic_path(folder / CARD_NAME) as path:
+                self.generate_model_card(**(model_card_kwargs or {})).save(path)
+        if not push_to_hub:
+            return None
+        push_to_hub_kwargs.pop("config", None)  # the mixin's way to the file we write ourselves
+        return self.push_to_hub(repo_id=repo_id or folder.name, **push_to_hub_kwargs)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -121,8 +155,10 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise ValueError(
             f"{path} must hold the tensors of its config, but {len(odd)} differ: {first}, ..."
         )
-    floats = [value.dtype for value in tensors.values() if value.is_floating_point()]
-    model.to(floats[0])
+    floats = [value for value in tensors.values() if value.is_floating_point()]
+    if not all(value.isfinite().all() for value in floats):
+        raise ValueError(f"{path} must hold finite numbers, got NaN or infinity")
+    model.to(floats[0].dtype)
     model.load_state_dict(tensors)
 
 

@@ -28,7 +28,7 @@ class VFlow(ImageFlow):
         self.posterior: FlowPosterior | NormalPosterior
         if config.posterior == "flow":
             steps = self._step_config(
-                config.posterior_blocks, CONTEXT_CHANNELS, config.posterior_attention
+                config.posterior_blocks, config.posterior_attention, CONTEXT_CHANNELS
             )
             self.posterior = FlowPosterior(
                 (height, width, config.extra_dims),

@@ -1,0 +1,43 @@
+# `make demo` and `make test` set up all they need: a virtual environment, the build, the package.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# A CPU build of torch, where the package index offers one, spares gigabytes of CUDA libraries.
+TORCH ?= torch>=2.11,<2.14
+SOURCES := setup.py CMakeLists.txt pyproject.toml $(shell find csrc -type f)
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m vflow.demo
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python bench/ops.py
+	$(BIN)/python bench/throughput.py
+
+clean:
+	rm -rf $(VENV) build vflow/_lib *.egg-info
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.torch: | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet '$(TORCH)'
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.torch $(SOURCES)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@

@@ -1,0 +1,141 @@
+"""Models on disk: whole round trips, and every way in which a folder can be wrong."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import vflow
+from vflow.models import load_model
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = vflow.create_model("vflow-tiny")
+    model.initialize(torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8))
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    copy = tmp_path / "model"
+    copy.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (copy / name).write_bytes((saved / name).read_bytes())
+    return copy
+
+
+def test_round_trip(saved: Path) -> None:
+    loaded = vflow.VFlow.from_pretrained(saved)
+    assert loaded.initialized
+    assert not loaded.training
+    assert loaded.config == vflow.create_model("vflow-tiny").config
+    again = load_model(saved)
+    assert isinstance(again, vflow.VFlow)
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    noise = loaded.draw_noise(2)
+    assert torch.equal(loaded.elbo(images, **noise), again.elbo(images, **noise))
+    assert {p.name for p in saved.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+
+
+def test_precision_is_kept(tmp_path: Path) -> None:
+    model = vflow.create_model("flowpp-tiny").double()
+    model.save_pretrained(tmp_path / "double")
+    loaded = vflow.FlowPlusPlus.from_pretrained(tmp_path / "double")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters()))
+    assert not loaded.initialized
+
+
+def edit_config(**changes: object) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        config.update(changes)
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return damage
+
+
+def write(name: str, content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def truncate(folder: Path) -> None:
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
+
+
+def drop_tensor(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors.popitem()
+    save_file(tensors, folder / "model.safetensors")
+
+
+def poison(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["flow.flows.1.first.weight"].fill_(float("nan"))
+    save_file(tensors, folder / "model.safetensors")
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no config": (lambda f: (f / "config.json").unlink(), "must hold a config.json"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "must hold a model.safetensors"),
+    "config is no JSON": (write("config.json", b"{"), "must be a JSON file"),
+    "config is binary": (write("config.json", b"\xff\xfe"), "must be a JSON file"),
+    "config is a list": (write("config.json", b"[]"), "must be a JSON object"),
+    "unknown class": (edit_config(model="RealNVP"), "must name a model of FlowPlusPlus, VFlow"),
+    "unknown field": (edit_config(colour=1), "must have just the fields of VFlowConfig: colour"),
+    "bad field": (edit_config(filters=7), "filters must be a multiple of heads"),
+    "bad type": (edit_config(full_stages=3), "config.json"),
+    "another size": (edit_config(filters=16), "must hold the tensors of its config"),
+    "truncated": (truncate, "must be a whole safetensors file"),
+    "empty file": (write("model.safetensors", b""), "must be a whole safetensors file"),
+    "pickle": (
+        write("model.safetensors", pickle.dumps({"weight": 1})),
+        "must be a whole safetensors file (never a pickle)",
+    ),
+    "missing tensor": (drop_tensor, "must hold the tensors of its config"),
+    "NaN": (poison, "must hold finite numbers"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damaged_folder(folder: Path, case: str) -> None:
+    damage, message = DAMAGE[case]
+    damage(folder)
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        load_model(folder)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="must be a folder or a Hub repository"):
+        load_model(tmp_path / "nothing" / "here")
+
+
+def test_another_class(folder: Path) -> None:
+    with pytest.raises(ValueError, match="must be of a FlowPlusPlus, got a VFlow"):
+        vflow.FlowPlusPlus.from_pretrained(folder)
+
+
+def test_a_failed_save_keeps_the_old_weights(folder: Path, monkeypatch) -> None:
+    model = vflow.VFlow.from_pretrained(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full_disk(*args: object, **kwargs: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("vflow.models.pretrained.save_file", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        model.save_pretrained(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
