@@ -1,0 +1,241 @@
+"""What a training run is made of, as dataclasses that check themselves and become flags."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vflow.models import FlowPlusPlusConfig, model_config
+
+MAX_SEED = (1 << 63) - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOverrides:
+    """Changes to the preset; what is left out stays the preset's own."""
+
+    filters: int | None = None
+    """Width F of the couplings' networks, those of r(u|x) and q(z|x) too."""
+    blocks: int | None = None
+    """Gated blocks B in each coupling of the flow."""
+    components: int | None = None
+    """Logistics K in each mixture, those of r(u|x) and q(z|x) too."""
+    heads: int | None = None
+    """Attention heads."""
+    extra_dims: int | None = None
+    """Channels of z (VFlow only)."""
+    posterior_blocks: int | None = None
+    """Gated blocks in each coupling of q(z|x) (VFlow only)."""
+    dequantizer_blocks: int | None = None
+    """Gated blocks in each coupling of r(u|x)."""
+    posterior_attention: bool | None = None
+    """Whether the couplings of q(z|x) have attention (VFlow only)."""
+    in_channels: int | None = None
+    """Channels of an image; the data's if left out."""
+    image_size: int | None = None
+    """Height and width of the model's square images; the data's if left out."""
+    dropout: float | None = None
+    """Dropout probability in the couplings' networks."""
+
+    def given(self) -> dict[str, Any]:
+        """The overrides that were given, as `create_model` takes them."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Adam, its learning rate and the average of the parameters (VFlow, Chen et al., 2020, Sec. 6).
+
+    The learning rate rises linearly for `warmup` steps, stays at `lr` up to step `hold`, then falls
+    by a factor `decay` a step down to `min_lr`. Steps are absolute: a short run wants a shorter
+    warmup.
+    """
+
+    lr: float = 0.0012
+    """Peak learning rate."""
+    warmup: int = 2000
+    """Steps in which the learning rate rises to its peak."""
+    hold: int = 50_000
+    """Step from which the learning rate falls."""
+    decay: float = 0.99999
+    """Factor on the learning rate at each step after `hold`."""
+    min_lr: float = 0.0003
+    """Learning rate at which the fall ends."""
+    clip: float = 1.0
+    """Largest norm of the gradient of bits/dim; a longer one is scaled down to it."""
+    ema: float = 0.999
+    """Decay of the parameters' moving average, which evaluation and samples use."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's decay rates of the gradient's mean and square."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: Naming the field, what it must be and what it is.
+        """
+        _require_number("optim.lr", self.lr, above=0)
+        _require_int("optim.warmup", self.warmup, 0)
+        _require_int("optim.hold", self.hold, self.warmup, "optim.warmup")
+        _require_number("optim.decay", self.decay, above=0, most=1)
+        _require_number("optim.min_lr", self.min_lr, least=0, most=self.lr, most_name="optim.lr")
+        _require_number("optim.clip", self.clip, above=0)
+        _require_number("optim.ema", self.ema, least=0, below=1)
+        if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
+            raise ValueError(f"optim.betas must be two numbers, got {self.betas!r}")
+        object.__setattr__(self, "betas", tuple(self.betas))
+        for beta in self.betas:
+            _require_number("optim.betas", beta, least=0, below=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Train a model. The defaults are the recipe of VFlow (Chen et al., 2020, Sec. 6).
+
+    The same command run again goes on from the newest intact checkpoint.
+    """
+
+    out: Path
+    """Run folder: a new or empty one, or that of the run to go on with."""
+    preset: str = "vflow-cifar10"
+    """Name of the model; `vflow models` lists them."""
+    data: str = "cifar10"
+    """Data set: photos, cifar10, imagenet32, imagenet64, fashion-mnist, folder:PATH or npy:PATH."""
+    data_root: Path | None = None
+    """Folder where data sets are kept or downloaded to."""
+    image_size: int | None = None
+    """Side of the images, for data that can be had at any; by default the model's."""
+    batch_size: int = 64
+    """Images a step, over all processes together."""
+    steps: int | None = None
+    """Steps to train for; give this or `epochs`."""
+    epochs: int | None = None
+    """Passes over the training images; 2000 if `steps` is left out too."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 runs the couplings' networks under autocast; all else stays float32."""
+    compile: bool = False
+    """Compile the training step with torch.compile."""
+    seed: int = 0
+    """Seed of everything random: parameters, order, noise, dropout."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes CUDA where there is any."""
+    keep: int = 3
+    """Checkpoints kept, the newest."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints; the last step makes one too."""
+    eval_every: int = 5000
+    """Steps between evaluations on the test images, and one at the end; 0 for none."""
+    eval_images: int | None = None
+    """Test images evaluated, from the first; by default all."""
+    sample_every: int = 5000
+    """Steps between grids of samples, and one at the end; 0 for none."""
+    log_every: int = 50
+    """Steps averaged in each line of metrics.jsonl."""
+    check_ranks: bool = False
+    """At each checkpoint, stop unless all processes hold the same parameters bit for bit."""
+    model: ModelOverrides = field(default_factory=ModelOverrides)
+    """Changes to the preset."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimiser, learning rate, moving average."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: Naming the field, what it must be and what it is.
+        """
+        for name in ("out", "data_root"):
+            value = getattr(self, name)
+            if value is None and name == "data_root":
+                continue
+            if not isinstance(value, str | Path) or not str(value):
+                raise ValueError(f"{name} must be a path, got {value!r}")
+            object.__setattr__(self, name, Path(value))
+        if not isinstance(self.data, str) or not self.data:
+            raise ValueError(f"data must be the name of a data set, got {self.data!r}")
+        # Data-dependent initialisation takes the standard deviation over the first batch.
+        _require_int("batch_size", self.batch_size, 2)
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(
+                f"steps must be left out where epochs is given, got {self.steps} and {self.epochs}"
+            )
+        for name in ("steps", "epochs", "eval_images", "image_size"):
+            if getattr(self, name) is not None:
+                _require_int(name, getattr(self, name), 1)
+        for name in ("keep", "checkpoint_every", "log_every"):
+            _require_int(name, getattr(self, name), 1)
+        for name in ("eval_every", "sample_every"):
+            _require_int(name, getattr(self, name), 0)
+        _require_int("seed", self.seed, 0)
+        if self.seed > MAX_SEED:
+            raise ValueError(f"seed must be below 2^63, got {self.seed}")
+        for name, choices in (("precision", ("fp32", "bf16")), ("device", ("auto", "cpu", "cuda"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
+                )
+        for name in ("compile", "check_ranks"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        self.model_config()
+
+    def model_config(self, **changes: Any) -> FlowPlusPlusConfig:
+        """The model's config: the preset, `changes`, and over both the overrides given.
+
+        Raises:
+            ValueError: If there is no such preset, or an override is out of range.
+        """
+        return model_config(self.preset, **{**changes, **self.model.given()})
+
+    def to_json(self) -> dict[str, Any]:
+        """The config as JSON has it."""
+        fields = dataclasses.asdict(self)
+        for name in ("out", "data_root"):
+            fields[name] = None if fields[name] is None else str(fields[name])
+        fields["optim"]["betas"] = list(fields["optim"]["betas"])
+        return fields
+
+
+FIXED_FIELDS = ("preset", "data", "batch_size", "precision", "seed")
+
+
+def fixed_fields(config: TrainConfig) -> dict[str, Any]:
+    """The flags a run must keep when it goes on, for every step depends on them.
+
+    Those of the model's shape are not among them: what counts is the model they lead to.
+    """
+    fields = config.to_json()
+    optim = {f"optim.{name}": value for name, value in fields["optim"].items()}
+    return {**{name: fields[name] for name in FIXED_FIELDS}, **optim}
+
+
+def _require_int(name: str, value: Any, least: int, least_name: str | None = None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        bound = f"{least_name} {least}" if least_name else f"{least}"
+        raise ValueError(f"{name} must be an integer of at least {bound}, got {value!r}")
+
+
+def _require_number(
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+    most_name: str | None = None,
+) -> None:
+    rules = [
+        (above, "above", lambda v, b: v > b),
+        (least, "at least", lambda v, b: v >= b),
+        (below, "below", lambda v, b: v < b),
+        (most, f"at most {most_name}" if most_name else "at most", lambda v, b: v <= b),
+    ]
+    rules = [rule for rule in rules if rule[0] is not None]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not all(ok(value, b) for b, _, ok in rules):
+        words = " and ".join(f"{word} {bound:g}" for bound, word, _ in rules)
+        raise ValueError(f"{name} must be a number {words}, got {value!r}")

@@ -1,0 +1,51 @@
+"""The evaluation that runs along with training: a one-sample bound on the test images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from vflow.models import ImageFlow
+from vflow.train.distributed import Ranks
+from vflow.train.randomness import Stream, generator
+
+
+@torch.no_grad()
+def mean_bits_per_dim(
+    model: ImageFlow,
+    images: Tensor,
+    batch_size: int,
+    seed: int,
+    ranks: Ranks,
+    stopping: Callable[[], bool],
+) -> float | None:
+    """Mean of -ELBO / (D ln 2), the batches shared out over the processes.
+
+    The noise of a batch is a function of the seed and the batch alone: successive evaluations
+    differ by the model only, and by rounding only where the number of processes differs.
+
+    Args:
+        model: The model, in evaluation mode.
+        images: uint8 [N, C, H, W], anywhere.
+        batch_size: Images at once.
+        seed: The run's seed.
+        ranks: This process, among how many.
+        stopping: Asked before each batch.
+
+    Returns:
+        Bits/dim; None in every process if `stopping` said so in any.
+    """
+    total = torch.zeros(2, dtype=torch.float64, device=model.device)  # sum of bits/dim, stops
+    for index, batch in enumerate(images.split(batch_size)):
+        if index % ranks.size != ranks.rank:
+            continue
+        if stopping():
+            total[1] = 1
+            break
+        noise = generator(model.device, seed, Stream.EVALUATION, index)
+        elbo = model.elbo(batch.to(model.device), generator=noise)
+        total[0] += model.to_bits_per_dim(elbo).double().sum()
+    bits, stops = ranks.sum(total).tolist()
+    return None if stops else bits / len(images)

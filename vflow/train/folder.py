@@ -1,0 +1,115 @@
+"""The run folder: who may write to it, and what is where."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from vflow.files import sync_file, sync_folder, write_json
+from vflow.train.checkpoint import TEMPORARY_PREFIX, Checkpoint, newest_checkpoint, remove_leftovers
+
+if TYPE_CHECKING:
+    from vflow.models import ImageFlow
+
+CONFIG_NAME = "config.json"
+LOCK_NAME = ".lock"
+
+
+class RunFolder:
+    """A run's folder.
+
+        config.json  metrics.jsonl  tensorboard/  checkpoints/  samples/  model/
+
+    Raises:
+        OSError: If the path is no folder, or cannot be written to.
+        ValueError: If it holds something other than a run.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.model = path / "model"
+        self._lock: TextIO | None = None
+        existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if not existing.is_dir():
+            raise NotADirectoryError(f"out must be a folder, but {existing} is a file")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise PermissionError(f"out must be writable, but {existing} is not")
+        if path.exists():
+            names = {entry.name for entry in path.iterdir()}
+            names = {name for name in names if not name.startswith(TEMPORARY_PREFIX)}
+            if names - {LOCK_NAME} and CONFIG_NAME not in names:
+                raise ValueError(
+                    f"out must be a new folder, an empty one or that of a run, but {path} holds "
+                    f"{min(names)} and no {CONFIG_NAME}"
+                )
+
+    def sample_path(self, step: int) -> Path:
+        """Where the samples of a step go."""
+        return self.path / "samples" / f"step-{step:08d}.png"
+
+    def newest_checkpoint(self) -> Checkpoint | None:
+        """The checkpoint to go on from, None for a new run.
+
+        Raises:
+            ValueError: If every checkpoint is damaged, or a finished run's have been removed.
+        """
+        checkpoint = newest_checkpoint(self.checkpoints)
+        if checkpoint is None and self.model.exists():
+            raise ValueError(
+                f"out must be a new folder or a run with checkpoints, but {self.path} holds a "
+                "finished model without any"
+            )
+        return checkpoint
+
+    def lock(self) -> None:
+        """Make the folder if need be, and be the only process that writes to it.
+
+        The system frees the lock when the process ends, however it ends.
+
+        Raises:
+            OSError: If it cannot be made.
+            ValueError: If another process is writing to it.
+        """
+        if self._lock is not None:
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.path / LOCK_NAME, "w")  # noqa: SIM115
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise ValueError(
+                f"out must be a folder no other run is using, but {self.path} is in use"
+            ) from None
+        remove_leftovers(self.path)
+        remove_leftovers(self.checkpoints)
+
+    def close(self) -> None:
+        """Free the lock."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write config.json."""
+        write_json(self.path / CONFIG_NAME, config)
+
+    def write_model(self, model: ImageFlow) -> None:
+        """Write model/, in the place of an earlier one."""
+        temporary = self.path / f"{TEMPORARY_PREFIX}model"
+        old = self.path / f"{TEMPORARY_PREFIX}old-model"
+        for folder in (temporary, old):
+            shutil.rmtree(folder, ignore_errors=True)
+        model.save_pretrained(temporary)
+        for file in temporary.iterdir():
+            sync_file(file)
+        sync_folder(temporary)
+        if self.model.exists():
+            self.model.rename(old)
+        temporary.rename(self.model)
+        sync_folder(self.path)
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,97 @@
+"""The images of a run, and whether they and the model fit together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vflow.data import load_images
+
+if TYPE_CHECKING:
+    from vflow.train.config import TrainConfig
+
+DEVICE_SHARE = 0.25
+"""Share of a GPU's free memory that the images may take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Training and test images, and how the preset has to change to take them."""
+
+    train: Tensor  # uint8 [N, C, H, W]
+    test: Tensor  # uint8 [M, C, H, W]
+    shape_overrides: dict[str, int | tuple[int, int]] = field(default_factory=dict)
+    """in_channels and image_size of the images, where they are not the preset's."""
+
+
+def load_inputs(config: TrainConfig, device: torch.device) -> Inputs:
+    """Load the images, to the device where they fit.
+
+    Raises:
+        OSError: If they cannot be read.
+        ValueError: If there are too few, or none that the model can take.
+    """
+    wanted = config.model_config()
+    size = config.image_size
+    if size is None and _any_size(config.data) and wanted.image_size[0] == wanted.image_size[1]:
+        size = wanted.image_size[0]
+    sets = {
+        split: load_images(config.data, split, image_size=size, root=config.data_root).images
+        for split in ("train", "test")
+    }
+    train, test = sets["train"], sets["test"][: config.eval_images]
+    for split, images in sets.items():
+        if not len(images):
+            raise ValueError(f"data must have {split} images, but {config.data} has none")
+    if train.shape[1:] != test.shape[1:]:
+        raise ValueError(
+            "data must have training and test images of one shape, got "
+            f"{shape_text(train)} and {shape_text(test)}"
+        )
+    if len(train) < config.batch_size:
+        raise ValueError(
+            f"batch_size must be at most the {len(train)} training images, got {config.batch_size}"
+        )
+    overrides = _shape_overrides(config, train)
+    config.model_config(**overrides)  # a size the model cannot take
+    return Inputs(train=_place(train, device), test=test, shape_overrides=overrides)
+
+
+def shape_text(images: Tensor) -> str:
+    """The shape of an image, as CxHxW."""
+    return "x".join(map(str, images.shape[1:]))
+
+
+def _any_size(data: str) -> bool:
+    return data == "photos" or data.startswith("folder:")
+
+
+def _shape_overrides(config: TrainConfig, images: Tensor) -> dict[str, int | tuple[int, int]]:
+    channels, height, width = images.shape[1:]
+    wanted = config.model_config()
+    overrides: dict[str, int | tuple[int, int]] = {}
+    if channels != wanted.in_channels:
+        if config.model.in_channels is not None:
+            raise ValueError(
+                f"model.in_channels must be that of the data, {channels}, got {wanted.in_channels}"
+            )
+        overrides["in_channels"] = channels
+    if (height, width) != wanted.image_size:
+        if config.model.image_size is not None:
+            raise ValueError(
+                f"model.image_size must be that of the data, {height}x{width}, "
+                f"got {config.model.image_size}"
+            )
+        overrides["image_size"] = (height, width)
+    return overrides
+
+
+def _place(images: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if images.numel() > DEVICE_SHARE * free:
+            return images.pin_memory()
+    return images.to(device)

@@ -1,0 +1,179 @@
+"""A trainer with its folder: logs, evaluations, samples, checkpoints, and how it all ends."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import Tensor
+
+from vflow.console import RunStopped
+from vflow.train.checkpoint import list_steps, save_checkpoint
+from vflow.train.evaluation import mean_bits_per_dim
+from vflow.train.folder import RunFolder
+from vflow.train.metrics import Monitor, Window
+from vflow.train.optim import MAX_SKIPS_IN_A_ROW, learning_rate
+from vflow.train.randomness import Stream, generator
+from vflow.train.signals import StopSignals
+from vflow.train.trainer import Trainer
+
+SAMPLES = 64
+
+
+class Run:
+    """Takes a trainer through its steps.
+
+    Args:
+        trainer: Begun, anew or from a checkpoint.
+        folder: Locked by the first process, the only one that writes.
+        test: Test images, uint8 [N, C, H, W].
+        total: Steps to take, counting those taken.
+        facts: What the run must keep when it goes on; goes into the checkpoints.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        folder: RunFolder,
+        test: Tensor,
+        total: int,
+        facts: dict[str, Any],
+    ) -> None:
+        self.trainer, self.folder, self.test, self.total = trainer, folder, test, total
+        self.config, self.ranks, self.facts = trainer.config, trainer.ranks, facts
+        self.monitor: Monitor | None = None
+        if self.ranks.is_main:
+            self.monitor = Monitor(
+                folder.path, trainer.step, total, self.config.batch_size, trainer.seconds
+            )
+        self.signals = StopSignals()
+        self.stopping = False  # agreed between the processes, unlike signals.received
+
+    def run(self, saved_step: int) -> None:
+        """Train to the last step, or to a signal.
+
+        Args:
+            saved_step: Step of the checkpoint it began from, -1 if there is none.
+
+        Raises:
+            RunStopped: If the loss or gradient is not finite, or the processes differ.
+            KeyboardInterrupt: After Ctrl-C, once a checkpoint is written.
+            SystemExit: After SIGTERM likewise, with code 143.
+        """
+        trainer = self.trainer
+        try:
+            with self.signals:
+                while True:
+                    # Before the step and not after it, so that a run killed within an evaluation
+                    # makes up for it when it goes on.
+                    with self._aside():
+                        self._look(trainer.step)
+                    if self.stopping or trainer.step == self.total:
+                        break
+                    trainer.take_step(lambda: self.signals.received is not None)
+                    due = self._due(trainer.step, self.config.checkpoint_every)
+                    self._read_outcomes(due or self._due(trainer.step, self.config.eval_every))
+                    if due:
+                        with self._aside():
+                            self._save()
+                        saved_step = trainer.step
+                self._read_outcomes(True)
+                if saved_step != trainer.step:
+                    self._save()
+                if self.monitor and not self.stopping:
+                    self.folder.write_model(trainer.averaged_model)
+                    self.monitor.say(f"finished: {self.folder.model} after step {trainer.step}")
+            if self.stopping:
+                self._leave()
+        finally:
+            if self.monitor:
+                self.monitor.close()
+
+    def _aside(self) -> AbstractContextManager[None]:
+        return self.monitor.aside() if self.monitor else nullcontext()
+
+    def _due(self, step: int, every: int) -> bool:
+        return every > 0 and step > 0 and (step % every == 0 or step == self.total)
+
+    def _read_outcomes(self, all_of_them: bool) -> None:
+        trainer = self.trainer
+        for step, (bits, norm, skip, streak, stops) in trainer.outcomes(all_of_them):
+            self.stopping = self.stopping or stops > 0
+            lr = learning_rate(step - 1, self.config.optim)
+            if skip:
+                trainer.skipped += 1
+            else:
+                trainer.window.add(bits, norm)
+            if self.monitor:
+                self.monitor.step(bits, lr, norm)
+            if streak >= MAX_SKIPS_IN_A_ROW:
+                self._diverged(step, bits, norm)
+            if self._due(step, self.config.log_every):
+                if self.monitor:
+                    self.monitor.train(step, trainer.window, lr, trainer.skipped)
+                trainer.window = Window()
+
+    def _look(self, step: int) -> None:
+        """Evaluate and draw samples where due, and not done before a restart."""
+        trainer, config = self.trainer, self.config
+        model = trainer.averaged_model
+        if self._due(step, config.eval_every) and not self.stopping and not self._evaluated(step):
+            bits = mean_bits_per_dim(
+                model,
+                self.test,
+                config.batch_size,
+                config.seed,
+                self.ranks,
+                lambda: self.signals.received is not None,
+            )
+            if bits is None:
+                self.stopping = True
+            elif self.monitor:
+                self.monitor.evaluation(step, bits, len(self.test))
+        path = self.folder.sample_path(step)
+        wanted = self._due(step, config.sample_every) and not self.stopping
+        if wanted and self.monitor and not path.exists():
+            from vflow.plots import save_image_grid  # matplotlib is slow to import
+
+            source = generator(trainer.device, config.seed, Stream.SAMPLES)
+            save_image_grid(model.sample(SAMPLES, generator=source), path)
+
+    def _evaluated(self, step: int) -> bool:
+        done = self.monitor is not None and self.monitor.evaluated(step)
+        return bool(self.ranks.from_main(int(done), self.trainer.device))
+
+    def _save(self) -> None:
+        trainer = self.trainer
+        if self.config.check_ranks:
+            self.ranks.require_same(trainer.model, "parameters")
+            self.ranks.require_same(trainer.ema, "averaged parameters")
+        if self.monitor:
+            self.monitor.sync()
+            trainer.seconds = self.monitor.seconds
+            state = {**trainer.state(), "fixed": self.facts}
+            save_checkpoint(
+                self.folder.checkpoints, trainer.step, trainer.tensors(), state, self.config.keep
+            )
+
+    def _diverged(self, step: int, bits: float, norm: float) -> None:
+        cause = "bits/dim" if not abs(bits) < float("inf") else "the gradient's norm"
+        value = bits if cause == "bits/dim" else norm
+        steps = list_steps(self.folder.checkpoints)
+        good = f"the last good checkpoint is {steps[max(steps)]}" if steps else "no checkpoint yet"
+        raise RunStopped(
+            f"{cause} must be finite, got {value} at step {step} and {MAX_SKIPS_IN_A_ROW} steps in "
+            f"a row were skipped for the like; {good}"
+        )
+
+    def _leave(self) -> None:
+        received = self.signals.received or signal.SIGTERM
+        if self.monitor:
+            steps = list_steps(self.folder.checkpoints)
+            self.monitor.say(
+                f"stopped at step {self.trainer.step} by {received.name}; checkpoint "
+                f"{steps[max(steps)]}; run the same command to go on"
+            )
+        if received == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + received)

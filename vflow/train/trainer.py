@@ -1,0 +1,185 @@
+"""A model in training: how it begins, one step, and what a checkpoint holds of it."""
+
+from __future__ import annotations
+
+import platform
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from vflow.data import BatchOrder
+from vflow.models import ImageFlow, create_model
+from vflow.train.checkpoint import Checkpoint
+from vflow.train.config import TrainConfig
+from vflow.train.distributed import Ranks
+from vflow.train.inputs import Inputs
+from vflow.train.metrics import Window
+from vflow.train.optim import (
+    Ema,
+    SkipGuard,
+    adam_tensors,
+    learning_rate,
+    load_adam_tensors,
+    make_adam,
+)
+from vflow.train.randomness import Stream, generator, mix
+
+INIT_IMAGES = 256
+
+
+class Trainer:
+    """Makes the steps of a run.
+
+    A step never makes the host wait for a GPU: what the host has to know of it (the loss for the
+    log, whether to stop) is read when the next one is under way.
+
+    Args:
+        config: The run's config.
+        inputs: Its images.
+        ranks: This process, among how many.
+        device: Where to train.
+    """
+
+    def __init__(
+        self, config: TrainConfig, inputs: Inputs, ranks: Ranks, device: torch.device
+    ) -> None:
+        self.config, self.ranks, self.device = config, ranks, device
+        self.images = inputs.train
+        self.share = ranks.share_of(config.batch_size)
+        self.order = self._batch_order(ranks)
+        self.step = 0
+        self.skipped = 0
+        self.window = Window()
+        self.seconds = 0.0
+        torch.manual_seed(mix(config.seed, Stream.PARAMETERS))
+        overrides = {**inputs.shape_overrides, **config.model.given()}
+        self.model: ImageFlow = create_model(config.preset, **overrides).to(device)
+        self.optimizer = make_adam(self.model.parameters(), config.optim)
+        self.guard = SkipGuard(device)
+        self._unread: deque[tuple[int, Tensor]] = deque()
+
+    def begin(self, checkpoint: Checkpoint | None) -> None:
+        """Initialise the parameters from the first batch, or take everything from a checkpoint."""
+        if checkpoint is None:
+            self._initialize()
+        else:
+            self.model.load_state_dict(checkpoint.tensors("model"))
+        self.model.set_precision(self.config.precision)
+        self.model.train()
+        self._forward: Any = self.model
+        if self.ranks.size > 1:
+            # Begins by giving every process the first one's parameters.
+            self._forward = DistributedDataParallel(
+                self.model,
+                device_ids=[self.device.index] if self.device.type == "cuda" else None,
+                broadcast_buffers=False,
+            )
+        self.ema = Ema(self.model, self.config.optim.ema)
+        if self.config.compile:
+            self._forward = torch.compile(self._forward)
+        if checkpoint is not None:
+            self._restore(checkpoint)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        state = checkpoint.state
+        self.ema.module.load_state_dict(checkpoint.tensors("ema"))
+        load_adam_tensors(self.model, self.optimizer, checkpoint.tensors("optimizer"))
+        self.step = checkpoint.step
+        self.ema.n_averaged.fill_(self.step)
+        self.guard.streak.fill_(state["skipped_in_a_row"])
+        self.skipped, self.seconds = state["skipped"], state["seconds"]
+        self.window = Window(**state["window"])
+
+    def _initialize(self) -> None:
+        # Every process does so on the whole batch, so that their number makes no difference.
+        images = self._gather(self._batch_order(Ranks()).indices(0)[:INIT_IMAGES])
+        noise: dict[str, Any] = {k: eps[:INIT_IMAGES] for k, eps in self._noise(0).items()}
+        self.model.initialize(images, **noise)
+
+    @property
+    def averaged_model(self) -> ImageFlow:
+        """The model with the averaged parameters, in evaluation mode."""
+        return cast(ImageFlow, self.ema.module)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds beside tensors and the step; every step done must be read."""
+        return {
+            "seed": self.config.seed,
+            "skipped": self.skipped,
+            "skipped_in_a_row": int(self.guard.streak.item()),
+            "window": vars(self.window),
+            "seconds": self.seconds,
+            "processes": self.ranks.size,
+            "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        }
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """The tensors of a checkpoint, by file; whether the model is initialised is among them."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema.module.state_dict(),
+            "optimizer": adam_tensors(self.model, self.optimizer),
+        }
+
+    def take_step(self, stopping: Callable[[], bool]) -> None:
+        """Make one update, or skip it; `outcomes` tells which.
+
+        Args:
+            stopping: Whether this process has been asked to stop; the others learn of it.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        noise = {name: eps[self.share] for name, eps in self._noise(self.step).items()}
+        images = self._gather(self.order.indices(self.step))
+        torch.manual_seed(mix(self.config.seed, Stream.DROPOUT, self.step, self.ranks.rank))
+        # What is clipped at norm 1 is the gradient of bits/dim, as in the authors' code; that of
+        # nats an image is thousands of times as long.
+        loss = self.model.to_bits_per_dim(self._forward(images, **noise)).mean()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip)
+
+        # Summed over the processes, so that all decide alike; the gradients are already.
+        stop = torch.full((), float(stopping()), dtype=torch.float64, device=self.device)
+        bits, stops = self.ranks.sum(torch.stack([loss.detach().double() / self.ranks.size, stop]))
+        skip = self.guard.judge(bits, norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.config.optim)
+        self.optimizer.found_inf = skip  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.ema.update_parameters(self.model, skip)
+        self.step += 1
+        outcome = (bits, norm.double(), skip.double(), self.guard.streak.double(), stops)
+        self._unread.append((self.step, torch.stack(outcome)))
+
+    def outcomes(self, all_of_them: bool) -> list[tuple[int, list[float]]]:
+        """Read the steps done since the last reading.
+
+        On a GPU, unless `all_of_them`, the newest step is left, so as not to wait for it.
+
+        Returns:
+            (step, [bits/dim, gradient norm, skipped, skipped in a row, processes asked to stop]).
+        """
+        left = 0 if all_of_them or self.device.type != "cuda" else 1
+        ready = []
+        while len(self._unread) > left:
+            step, outcome = self._unread.popleft()
+            ready.append((step, outcome.tolist()))
+        return ready
+
+    def _batch_order(self, ranks: Ranks) -> BatchOrder:
+        seed = mix(self.config.seed, Stream.ORDER)
+        return BatchOrder(
+            len(self.images), self.config.batch_size, seed, rank=ranks.rank, world_size=ranks.size
+        )
+
+    def _gather(self, indices: Tensor) -> Tensor:
+        images = self.images[indices.to(self.images.device, non_blocking=True)]
+        return images.to(self.device, non_blocking=True)
+
+    def _noise(self, step: int) -> dict[str, Tensor]:
+        """The noise of a step for the whole batch, the same in every process."""
+        source = generator(self.device, self.config.seed, Stream.NOISE, step)
+        return self.model.draw_noise(self.config.batch_size, source)
