@@ -57,7 +57,7 @@ def mixture(x: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor) -> Mix
     z = (x - means).mul_(inv_scale)
     below, above = torch.sigmoid(z), torch.sigmoid(-z)
     log_weight = torch.log_softmax(logits, 0)
-    weight = log_weight.exp()
+    weight = torch.softmax(logits, 0)  # more accurate than log_weight.exp() for large logits
     # log pdf_k = -|z| - s - 2 log(1 + exp(-|z|)): only the last, bounded term leaves log space, so
     # the density stays finite however far x is from every component.
     log_peak = log_weight.sub_(z.abs()).add_(log_inv_scale)

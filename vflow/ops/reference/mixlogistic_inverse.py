@@ -15,7 +15,7 @@ from vflow.ops.reference.mixlogistic import (
 )
 from vflow.ops.reference.precision import compute_dtype
 
-MAX_ITERATIONS = 400
+NEWTON_ITERATIONS = 64
 MAX_EXPONENT = {
     torch.float32: 80.0,
     torch.float64: 700.0,
@@ -41,8 +41,9 @@ def mixture_quantile(log_odds: Tensor, logits: Tensor, means: Tensor, log_scales
 
     Newton's method on logit F(x) - log_odds, which is linear in x for one component and in the
     tails, inside a bracket that starts at the least and the greatest of the components' own
-    quantiles. A step that leaves the bracket, or that did not halve the residual, is replaced by
-    bisection.
+    quantiles. A step that leaves the bracket, or that follows one which did not halve the residual,
+    is replaced by bisection. What is not settled after 64 steps is bisected by the count of floats
+    in the bracket, so that it ends within as many more as the dtype has bits.
 
     Args:
         log_odds: logit of the CDF values [n].
@@ -66,7 +67,7 @@ def mixture_quantile(log_odds: Tensor, logits: Tensor, means: Tensor, log_scales
     # settle.
     place = torch.arange(x.numel(), device=x.device)
     last = torch.full_like(x, torch.inf)
-    for _ in range(MAX_ITERATIONS):
+    for iteration in range(NEWTON_ITERATIONS + torch.finfo(x.dtype).bits + 2):
         z = (x - means).mul_(inv_scale)
         below, above = torch.sigmoid(z), torch.sigmoid(z.neg_())
         weighted = weight * below
@@ -75,13 +76,17 @@ def mixture_quantile(log_odds: Tensor, logits: Tensor, means: Tensor, log_scales
         residual = cdf.log() - survival.log() - log_odds
         low = torch.where(residual < 0, x, low)
         high = torch.where(residual > 0, x, high)
-        newton = x - residual * cdf * survival / slope
-        middle = 0.5 * low + 0.5 * high
-        # A nan (0 / 0 on a plateau) fails both comparisons and is bisected too.
-        good = (newton > low) & (newton < high) & (residual.abs() < 0.5 * last)
-        step = torch.where(good, newton, middle)
-        resolution = 2 * eps * torch.maximum(low.abs(), high.abs())
-        settled = (residual.abs() <= 8 * eps) | (high - low <= resolution) | (step == x)
+        if iteration < NEWTON_ITERATIONS:
+            newton = x - residual * cdf * survival / slope
+            # A nan (0 / 0 on a plateau) fails both comparisons and is bisected too.
+            good = (newton > low) & (newton < high) & (residual.abs() < 0.5 * last)
+            step = torch.where(good, newton, 0.5 * low + 0.5 * high)
+        else:
+            step = _middle_float(low, high)
+        # Both logarithms, and log_odds itself, are good to a few roundings.
+        close = residual.abs() <= eps * (8 + 2 * log_odds.abs())
+        narrow = high - low <= 2 * eps * torch.maximum(low.abs(), high.abs())
+        settled = close | narrow | (step == x)
         answer[place] = x
         last = residual.abs()
         x = step
@@ -93,6 +98,18 @@ def mixture_quantile(log_odds: Tensor, logits: Tensor, means: Tensor, log_scales
             low, high, log_odds = low[active], high[active], log_odds[active]
             weight, means, inv_scale = weight[:, active], means[:, active], inv_scale[:, active]
     return answer
+
+
+def _middle_float(low: Tensor, high: Tensor) -> Tensor:
+    """The float with as many floats between it and `low` as between it and `high`."""
+    integer = torch.int64 if low.dtype == torch.float64 else torch.int32
+    largest = torch.iinfo(integer).max
+
+    def flip(bits: Tensor) -> Tensor:  # negative floats count backwards; its own inverse
+        return torch.where(bits < 0, bits ^ largest, bits)
+
+    a, b = flip(low.view(integer)), flip(high.view(integer))
+    return flip((a >> 1) + (b >> 1) + (a & b & 1)).view(low.dtype)
 
 
 def _unsquash(target: Tensor) -> Tensor:
