@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vflow.models.config import FlowPlusPlusConfig
 from vflow.models.image_flow import ImageFlow
-from vflow.models.steps import normal_log_prob
+from vflow.models.steps import image_flow, normal_log_prob
 
 
 class FlowPlusPlus(ImageFlow):
@@ -17,7 +17,7 @@ class FlowPlusPlus(ImageFlow):
 
     def __init__(self, config: FlowPlusPlusConfig) -> None:
         super().__init__(config)
-        self.flow = self._make_flow([])
+        self.flow = image_flow(config, self.weight_std)
 
     def _encode(self, x: Tensor, eps_z: Tensor | None) -> tuple[Tensor, Tensor]:
         latent, logdet = self.flow(x)

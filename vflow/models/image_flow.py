@@ -10,15 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vflow.flows import Compose, Flow, Preprocess, SpaceToDepth
+from vflow.flows import Compose, Preprocess
 from vflow.models.checks import require_count, require_float, require_images
 from vflow.models.config import FlowPlusPlusConfig
 from vflow.models.dequantize import UniformDequantizer, VariationalDequantizer
 from vflow.models.initialization import data_dependent_init
 from vflow.models.pretrained import Pretrained
-from vflow.models.steps import StepConfig, draw, split_steps
+from vflow.models.steps import StepConfig, draw
 from vflow.nets import ContextNetwork, Trunk
-from vflow.nets.context import CONTEXT_CHANNELS
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 ROWS_AT_ONCE = 256
@@ -51,40 +50,16 @@ class ImageFlow(Pretrained, nn.Module):
         image_shape = (height, width, config.in_channels)
         self.dequantizer: VariationalDequantizer | UniformDequantizer
         if config.dequantizer == "flow":
-            steps = self._step_config(config.dequantizer_blocks, config.attention, CONTEXT_CHANNELS)
+            steps = StepConfig.of(
+                config,
+                config.dequantizer_blocks,
+                config.attention,
+                self.weight_std,
+                has_context=True,
+            )
             self.dequantizer = VariationalDequantizer(image_shape, steps)
         else:
             self.dequantizer = UniformDequantizer()
-
-    def _step_config(
-        self, blocks: int, attention: bool, context_channels: int | None = None
-    ) -> StepConfig:
-        config = self.config
-        return StepConfig(
-            blocks=blocks,
-            filters=config.filters,
-            components=config.components,
-            heads=config.heads if attention else None,
-            dropout=config.dropout,
-            weight_std=self.weight_std,
-            squash=config.squash,
-            context_channels=context_channels,
-        )
-
-    def _make_flow(self, first: list[Flow]) -> Compose:
-        """The flow f of Table 4: `first`, steps at full size, SpaceToDepth, steps at half size."""
-        config = self.config
-        steps = self._step_config(config.blocks, config.attention)
-        height, width = config.image_size
-        shape = (height, width, config.total_channels)
-        flows = list(first)
-        for split, count in config.full_stages:
-            flows += split_steps(split, count, shape, steps)
-        flows.append(SpaceToDepth())
-        shape = (height // 2, width // 2, 4 * config.total_channels)
-        for split, count in config.half_stages:
-            flows += split_steps(split, count, shape, steps)
-        return Compose(flows)
 
     # What a subclass defines
 

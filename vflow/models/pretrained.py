@@ -28,7 +28,7 @@ class Pretrained(PyTorchModelHubMixin, library_name="vflow", tags=["normalizing-
     config_class: ClassVar[type]
     config: Any
 
-    def save_pretrained(  # type: ignore[override]
+    def save_pretrained(
         self,
         save_directory: str | Path,
         *,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +19,10 @@ from vflow.flows import (
     MixLogisticCoupling,
     PerHalf,
     Sigmoid,
+    SpaceToDepth,
     TupleFlip,
 )
+from vflow.models.config import FlowPlusPlusConfig
 from vflow.nets import Trunk
 from vflow.nets.context import CONTEXT_CHANNELS
 
@@ -40,11 +43,33 @@ class StepConfig:
     filters: int
     components: int
     heads: int | None
+    """Attention heads; None for couplings without attention."""
     dropout: float
+    squash: bool
     weight_std: float
     """The 1x1 convolutions start at I + weight_std * N(0, 1)."""
-    squash: bool
     context_channels: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        config: FlowPlusPlusConfig,
+        blocks: int,
+        attention: bool,
+        weight_std: float,
+        has_context: bool = False,
+    ) -> StepConfig:
+        """The couplings of one of a model's flows: p, q or r."""
+        return cls(
+            blocks=blocks,
+            filters=config.filters,
+            components=config.components,
+            heads=config.heads if attention else None,
+            dropout=config.dropout,
+            squash=config.squash,
+            weight_std=weight_std,
+            context_channels=CONTEXT_CHANNELS if has_context else None,
+        )
 
     def coupling(
         self, first: tuple[int, int, int], second: tuple[int, int, int]
@@ -88,6 +113,23 @@ def split_steps(
         flows += [linear, config.coupling(first, second), TupleFlip()]
         first, second = second, first
     return [*flows, Inverse(splitter())]
+
+
+def image_flow(
+    config: FlowPlusPlusConfig, weight_std: float, first: Iterable[Flow] = ()
+) -> Compose:
+    """The flow f of Table 4: `first`, steps at full size, SpaceToDepth, steps at half size."""
+    steps = StepConfig.of(config, config.blocks, config.attention, weight_std)
+    height, width = config.image_size
+    shape = (height, width, config.total_channels)
+    flows = list(first)
+    for split, count in config.full_stages:
+        flows += split_steps(split, count, shape, steps)
+    flows.append(SpaceToDepth())
+    shape = (height // 2, width // 2, 4 * config.total_channels)
+    for split, count in config.half_stages:
+        flows += split_steps(split, count, shape, steps)
+    return Compose(flows)
 
 
 class ConditionalFlow(nn.Module):

@@ -10,9 +10,8 @@ from vflow.models.config import VFlowConfig
 from vflow.models.dequantize import VariationalDequantizer
 from vflow.models.image_flow import ImageFlow
 from vflow.models.posterior import FlowPosterior, NormalPosterior
-from vflow.models.steps import draw, normal_log_prob
+from vflow.models.steps import StepConfig, draw, image_flow, normal_log_prob
 from vflow.nets import Trunk
-from vflow.nets.context import CONTEXT_CHANNELS
 
 
 class VFlow(ImageFlow):
@@ -27,8 +26,12 @@ class VFlow(ImageFlow):
         height, width = config.image_size
         self.posterior: FlowPosterior | NormalPosterior
         if config.posterior == "flow":
-            steps = self._step_config(
-                config.posterior_blocks, config.posterior_attention, CONTEXT_CHANNELS
+            steps = StepConfig.of(
+                config,
+                config.posterior_blocks,
+                config.posterior_attention,
+                self.weight_std,
+                has_context=True,
             )
             self.posterior = FlowPosterior(
                 (height, width, config.extra_dims),
@@ -38,7 +41,8 @@ class VFlow(ImageFlow):
             )
         else:
             self.posterior = NormalPosterior()
-        self.flow = self._make_flow(_gaussian_layer(config) if config.affine_blocks else [])
+        first = _gaussian_layer(config) if config.affine_blocks else []
+        self.flow = image_flow(config, self.weight_std, first)
 
     @property
     def _noise_channels(self) -> dict[str, int]:
