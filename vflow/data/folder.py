@@ -17,7 +17,7 @@ from tqdm import tqdm
 from vflow.data.request import Request
 
 # Named, because Pillow tries formats that run other programs (EPS) if one lets it.
-_FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _DEFAULT_SIZE = 32
 _NAMED_AT_MOST = 10
@@ -59,7 +59,7 @@ def load(request: Request) -> NDArray[np.uint8]:
             + "; ".join(unreadable[:_NAMED_AT_MOST])
             + (f"; and {more} more" if more > 0 else ""),
             UnreadableImagesWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
     return np.stack(images)
 
@@ -106,6 +106,7 @@ def _hash_split(name: str) -> str:
 
 def _read_all(paths: list[Path], size: int) -> tuple[list[NDArray[np.uint8]], list[str]]:
     """The images, and a line on each unreadable file."""
+    Image.init()  # Pillow knows a format named to open() only once its plugin is loaded
     images: list[NDArray[np.uint8]] = []
     unreadable: list[str] = []
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:

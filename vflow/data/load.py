@@ -75,7 +75,8 @@ def load_images(
         image_size=image_size,
         root=Path(root).expanduser(),
     )
-    images = np.ascontiguousarray(_LOADERS[name](request))
+    # Writable too, so that no tensor is a window on a mapped file.
+    images = np.require(_LOADERS[name](request), np.uint8, ["C", "W"])
     return ImageSet(torch.from_numpy(images), name=spec, split=split)
 
 
