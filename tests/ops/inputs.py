@@ -1,0 +1,117 @@
+"""Inputs of every operation, and a mixture of logistics written down a second time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vflow import ops
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+class Case(NamedTuple):
+    function: Callable
+    make: Callable[[int, torch.dtype], tuple[Tensor, ...]]  # (batch, dtype) -> inputs
+    plain: Callable | None = None  # the same by its definition, differentiated by autograd
+
+
+def mixture_inputs(
+    batch: int, dtype: torch.dtype, shape=(3, 2), components=3
+) -> tuple[Tensor, ...]:
+    x = 2 * torch.randn(batch, *shape, dtype=torch.float64)
+    params = torch.randn(batch, *shape, 2 + 3 * components, dtype=torch.float64)
+    return x.to(dtype), params.to(dtype)
+
+
+def actnorm_inputs(batch: int, dtype: torch.dtype, shape=(2, 3, 4)) -> tuple[Tensor, ...]:
+    x, bias = torch.randn(batch, *shape), torch.randn(shape)
+    scale, weight = (
+        0.5 + torch.rand(shape),
+        torch.randn(shape[-1], shape[-1]) + 2 * torch.eye(shape[-1]),
+    )
+    return tuple(t.to(dtype) for t in (x, scale, bias, weight))
+
+
+def gated_inputs(batch: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    x, ab, weight, bias = (
+        torch.randn(batch, 3, 5),
+        torch.randn(batch, 3, 10),
+        torch.randn(5),
+        torch.randn(5),
+    )
+    return tuple(t.to(dtype) for t in (x, ab, weight, bias))
+
+
+def plain_mixlogistic(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+    """The transform by its definition, in log space throughout, differentiated by autograd."""
+    components = (params.shape[-1] - 2) // 3
+    logits, means, log_scales = params[..., 2:].split(components, dim=-1)
+    a, b = params[..., 0].tanh(), params[..., 1]
+    log_scales = log_scales.clamp_min(-7)
+    z = (x[..., None] - means) * (-log_scales).exp()
+    log_weight = logits.log_softmax(-1)
+    log_cdf = torch.logsumexp(log_weight + functional.logsigmoid(z), -1)
+    log_survival = torch.logsumexp(log_weight + functional.logsigmoid(-z), -1)
+    log_density = torch.logsumexp(
+        log_weight - log_scales + functional.logsigmoid(z) + functional.logsigmoid(-z), -1
+    )
+    log_u, log_v = (0.05 + 0.9 * log_cdf.exp()).log(), (0.05 + 0.9 * log_survival.exp()).log()
+    ldj = log_density + math.log(0.9) - log_u - log_v + a
+    return (log_u - log_v) * a.exp() + b, ldj.flatten(1).sum(1)
+
+
+def plain_actnorm_conv1x1(x, scale, bias, weight):
+    scale = scale.clamp_min(1e-10)
+    logdet = scale.log().sum() + scale[..., 0].numel() * torch.linalg.slogdet(weight).logabsdet
+    return (x * scale + bias) @ weight, logdet.expand(x.shape[0])
+
+
+def plain_gated_residual_norm(x, ab, weight, bias):
+    a, b = ab.chunk(2, dim=-1)
+    return functional.layer_norm(x + a * torch.sigmoid(b), weight.shape, weight, bias, 1e-5)
+
+
+def plain_concat_elu(x):
+    return functional.elu(torch.cat([x, -x], dim=-1))
+
+
+DIFFERENTIABLE = {
+    "mixlogistic": Case(ops.mixlogistic, mixture_inputs, plain_mixlogistic),
+    "mixlogistic one component": Case(
+        ops.mixlogistic, lambda b, d: mixture_inputs(b, d, components=1), plain_mixlogistic
+    ),
+    "actnorm_conv1x1 images": Case(ops.actnorm_conv1x1, actnorm_inputs, plain_actnorm_conv1x1),
+    "actnorm_conv1x1 vectors": Case(
+        ops.actnorm_conv1x1, lambda b, d: actnorm_inputs(b, d, shape=(3,)), plain_actnorm_conv1x1
+    ),
+    "gated_residual_norm": Case(ops.gated_residual_norm, gated_inputs, plain_gated_residual_norm),
+    "concat_elu": Case(
+        ops.concat_elu, lambda b, d: (torch.randn(b, 3, 4).to(d),), plain_concat_elu
+    ),
+}
+INVERSES = {
+    "mixlogistic_inverse": Case(ops.mixlogistic_inverse, mixture_inputs),
+    "actnorm_conv1x1_inverse": Case(ops.actnorm_conv1x1_inverse, actnorm_inputs),
+}
+ALL = DIFFERENTIABLE | INVERSES
+
+
+def outputs(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def gradients(case: Case, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    """Outputs and gradients for fixed random cotangents."""
+    inputs = tuple(t.detach().requires_grad_() for t in inputs)
+    results = outputs(case.function(*inputs))
+    generator = torch.Generator().manual_seed(1)
+    weights = [
+        torch.randn(r.shape, generator=generator, dtype=torch.float64).to(r.dtype) for r in results
+    ]
+    return [r.detach() for r in results] + list(torch.autograd.grad(results, inputs, weights))

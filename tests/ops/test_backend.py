@@ -1,0 +1,179 @@
+"""Which backend runs: the best by default, the named one or an error, in graphs as in eager
+mode."""
+
+# ruff: noqa: E501 (a table reads best a row a line)
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from vflow import ops
+from vflow.ops import backend, native
+
+X, PARAMS = torch.zeros(2, 3), torch.zeros(2, 3, 8)
+
+HIDE_LIBRARY = """
+import pathlib
+visible = pathlib.Path.is_file
+pathlib.Path.is_file = lambda self: self.name != "libvflow_cpu.so" and visible(self)
+"""
+CALL = """
+import torch
+from vflow import ops
+from vflow.ops import backend
+x, params = torch.zeros(2, 3), torch.zeros(2, 3, 8)
+"""
+
+
+def python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """The (operation, backend) pairs that were launched, in order."""
+    seen = []
+    find = backend.implementation
+
+    def record(operation, name):
+        seen.append((operation, name))
+        return find(operation, name)
+
+    monkeypatch.setattr(backend, "implementation", record)
+    return seen
+
+
+def test_best_first(launches):
+    ops.mixlogistic(X, PARAMS)
+    ops.mixlogistic(X.bfloat16(), PARAMS.bfloat16())  # not a dtype of the native kernel
+    ops.concat_elu(X)
+    assert launches == [
+        ("mixlogistic", "cpu"),
+        ("mixlogistic", "reference"),
+        ("concat_elu", "reference"),
+    ]
+
+
+def test_named(launches):
+    with ops.use_backend("reference"):
+        ops.mixlogistic(X, PARAMS)
+        with ops.use_backend("cpu"):
+            ops.mixlogistic(X, PARAMS)
+        ops.mixlogistic(X, PARAMS)
+    ops.mixlogistic(X, PARAMS)
+    assert [name for _, name in launches] == ["reference", "cpu", "reference", "cpu"]
+
+
+def test_left_by_an_exception(launches):
+    with pytest.raises(KeyError), ops.use_backend("reference"):
+        raise KeyError
+    ops.mixlogistic(X, PARAMS)
+    assert launches == [("mixlogistic", "cpu")]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ops.concat_elu(X), "backend 'cpu' cannot run concat_elu: concat_elu has no cpu implementation; available: reference"),
+        (lambda: ops.mixlogistic_inverse(X, PARAMS), "cannot run mixlogistic_inverse"),
+        (lambda: ops.mixlogistic(X.half(), PARAMS.half()), "it takes torch.float32 or torch.float64, got torch.float16; available: reference, cpu"),
+        (lambda: ops.mixlogistic(X.to("meta"), PARAMS.to("meta")), "it takes tensors on cpu, got meta"),
+    ],
+    ids=["no kernel", "no inverse kernel", "dtype", "device"],
+)  # fmt: skip
+def test_named_never_falls_back(call, message):
+    with ops.use_backend("cpu"), pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_unknown_and_unavailable_names():
+    with pytest.raises(ValueError, match=r"one of reference, cpu, triton, cuda, got 'gpu'"):
+        ops.use_backend("gpu").__enter__()
+    if torch.cuda.is_available():
+        return
+    with pytest.raises(ValueError, match=r"backend 'cuda' is not available: .*; available: ref"):
+        ops.use_backend("cuda").__enter__()
+
+
+def test_backward_runs_on_the_backend_of_its_forward(launches):
+    leaf = X.clone().requires_grad_()
+    with ops.use_backend("reference"):
+        y, _ = ops.mixlogistic(leaf, PARAMS)
+    y.sum().backward()
+    assert launches == [("mixlogistic", "reference"), ("mixlogistic_backward", "reference")]
+
+
+def test_a_graph_holds_the_backend_it_was_traced_under(launches):
+    torch._dynamo.reset()
+    compiled = torch.compile(ops.mixlogistic, fullgraph=True, backend="aot_eager")
+    leaf = X.clone().requires_grad_()
+    for name in ("cpu", "reference", "cpu"):
+        with ops.use_backend(name):
+            y, _ = compiled(leaf, PARAMS)
+        del launches[:-1]  # tracing may have run more
+        assert launches == [("mixlogistic", name)]
+        y.sum().backward()
+        assert launches[-1] == ("mixlogistic_backward", name)
+    with ops.use_backend("cpu"), pytest.raises(Exception, match="cannot run concat_elu"):
+        torch.compile(ops.concat_elu, fullgraph=True, backend="eager")(X)
+
+
+def test_describe():
+    table = backend.describe()
+    assert set(table) >= {"mixlogistic", "mixlogistic_inverse", "actnorm_conv1x1", "concat_elu"}
+    assert all(set(row) == set(backend.BACKENDS) for row in table.values())
+    assert all(row["reference"] == "available" for row in table.values())
+    assert table["mixlogistic"]["cpu"] == "available"
+    assert table["concat_elu"]["cpu"] == "concat_elu has no cpu implementation"
+
+
+def test_without_the_library():
+    """The reference serves silently when nothing was asked for, and nothing else does."""
+    code = HIDE_LIBRARY + CALL + "ops.mixlogistic(x, params)\n"
+    code += "print(backend.describe()['mixlogistic']['cpu'])\n"
+    found = python(code)
+    assert found.returncode == 0, found.stderr
+    assert "libvflow_cpu.so was not built" in found.stdout
+    named = python(HIDE_LIBRARY + CALL + "ops.use_backend('cpu').__enter__()\n")
+    assert (
+        "ValueError: backend 'cpu' is not available: libvflow_cpu.so was not built" in named.stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("reference", None),
+        ("gpu", "backend must be one of reference, cpu, triton, cuda, got 'gpu'"),
+        ("cuda", "backend 'cuda' cannot run mixlogistic"),
+    ],
+)
+def test_environment_variable(name, message):
+    code = CALL + "ops.mixlogistic(x, params)\nprint(backend.choose('mixlogistic', x))\n"
+    found = python(code, VFLOW_BACKEND=name)
+    if message is None:
+        assert found.stdout.strip() == name, found.stderr
+    else:
+        assert found.returncode != 0
+        assert f"ValueError: {message}" in found.stderr
+
+
+def test_a_library_that_does_not_fit_says_why(tmp_path, monkeypatch):
+    garbage = tmp_path / "libvflow_cpu.so"
+    garbage.write_bytes(b"not a library")
+    with pytest.raises(native.LibraryMissing, match=r"libvflow_cpu.so does not load: "):
+        native._load(garbage)
+    monkeypatch.setattr(native, "ABI_VERSION", 99)
+    with pytest.raises(native.LibraryMissing, match="has ABI version 1, this package needs 99"):
+        native._load(native.LIBRARY_FOLDER / "libvflow_cpu.so")
