@@ -11,10 +11,9 @@ import io
 import math
 
 import numpy as np
+import torch
 from PIL import Image, features
 from torch import Tensor
-
-from vflow.plots import to_nhwc
 
 MAX_SIDE = 8192
 """Pixels in a mosaic's side; images that need more go into several. WebP ends at 16383."""
@@ -36,8 +35,15 @@ def codec_bits_per_dim(images: Tensor) -> dict[str, float]:
         ValueError: If the images are of another type or shape.
         OSError: If Pillow was built without WebP.
     """
-    pixels = to_nhwc(images)
-    _, height, width, _ = pixels.shape
+    if images.dtype != torch.uint8:
+        raise ValueError(f"images must be uint8, got {images.dtype}")
+    if images.ndim != 4 or not images.numel() or images.shape[1] not in (1, 3):
+        raise ValueError(
+            "images must have shape [N, C, H, W] with C = 1 or 3 and none of them 0, "
+            f"got {tuple(images.shape)}"
+        )
+    pixels = images.permute(0, 2, 3, 1).cpu().numpy()
+    height, width = pixels.shape[1:3]
     if max(height, width) > MAX_SIDE:
         raise ValueError(f"images must be at most {MAX_SIDE} pixels a side, got {height}x{width}")
     if not features.check("webp"):

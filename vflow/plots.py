@@ -127,7 +127,7 @@ def save_curves(
 
 
 def _grid(images: Tensor, columns: int | None) -> Image.Image:
-    pixels = to_nhwc(images)
+    pixels = _to_nhwc(images)
     count, height, width, channels = pixels.shape
     if columns is None:
         columns = math.ceil(math.sqrt(count * height / width))
@@ -147,7 +147,7 @@ def _grid(images: Tensor, columns: int | None) -> Image.Image:
     return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
 
 
-def to_nhwc(images: Any) -> np.ndarray:
+def _to_nhwc(images: Any) -> np.ndarray:
     """Images that a picture can show: uint8 [N, C, H, W] -> [N, H, W, C].
 
     Raises:

@@ -1,0 +1,288 @@
+"""Evaluation: test bits/dim by the one-sample bound and by importance sampling.
+
+    vflow evaluate RUN --data photos --samples 4096
+    torchrun --nproc_per_node=8 -m vflow evaluate RUN --data cifar10 --samples 4096
+
+The noise of a sample is a function of the seed, the image and the sample's number alone, so that
+results depend on batches, processes and interruptions by no more than rounding. (They do depend on
+the kind of device, whose random numbers differ.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+import re
+import sys
+import time
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from torch import Tensor
+from tqdm import tqdm
+
+from vflow.console import RunStopped
+from vflow.evaluate.image_results import ImageResult, ImageResults
+from vflow.evaluate.importance import importance_sample
+from vflow.evaluate.opening import open_images, open_model, require_output, require_seed
+from vflow.files import write_json
+from vflow.models import ImageFlow
+from vflow.models.config import require_choice, require_int
+from vflow.train.distributed import Ranks
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Measure a model's bits/dim; the same command run again goes on where it was interrupted."""
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """A training run's folder, a model's folder, or a repository id on the Hugging Face Hub."""
+    data: str
+    """Data set: photos, cifar10, imagenet32, imagenet64, fashion-mnist, folder:PATH or npy:PATH."""
+    samples: int = 1
+    """Importance samples an image; the published figures take 4096."""
+    images: int | None = None
+    """Images evaluated, from the first; by default all."""
+    split: Literal["train", "test"] = "test"
+    """Which images."""
+    data_root: Path | None = None
+    """Folder where data sets are kept or downloaded to."""
+    out: Path | None = None
+    """Results, .json; by default in the model's folder. Those of each image go beside it."""
+    restart: bool = False
+    """Begin anew, whatever an earlier evaluation left at `out`."""
+    max_rows: int = 256
+    """Images x samples evaluated at once by a process: what bounds its memory."""
+    seed: int = 0
+    """Seed of the noise."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 runs the couplings' networks under autocast; all else stays float32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to evaluate; auto takes CUDA where there is any."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: Naming the field, what it must be and what it is.
+        """
+        for name in ("samples", "max_rows"):
+            require_int(name, getattr(self, name), 1)
+        if self.images is not None:
+            require_int("images", self.images, 1)
+        require_seed(self.seed)
+        require_choice("split", self.split, ("train", "test"))
+        require_choice("precision", self.precision, ("fp32", "bf16"))
+        require_choice("device", self.device, ("auto", "cpu", "cuda"))
+
+    @property
+    def out_path(self) -> Path:
+        """Where the results go."""
+        if self.out is not None:
+            return Path(self.out)
+        name = re.sub(r"[^\w.-]+", "-", f"{self.data}-{self.split}-{self.samples}").strip("-")
+        folder = Path(self.model)
+        if not folder.is_dir():
+            folder = Path(re.sub(r"[^\w.-]+", "-", self.model).strip("-"))
+        return folder / f"evaluation-{name}.json"
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Evaluate a model, or go on with an interrupted evaluation.
+
+    Under torchrun every process calls it and takes its share of the images; the first one writes.
+
+    Args:
+        config: What to evaluate and how.
+
+    Returns:
+        What the results' file holds. Bits/dim with the standard error over the images:
+        "elbo_bits_per_dim" is the one-sample bound, averaged over all samples drawn, and
+        "bits_per_dim" that of importance sampling.
+
+    Raises:
+        ValueError: If the config does not fit the model, the data or an earlier evaluation.
+        OSError: If something cannot be read or written.
+        RunStopped: If the model gives a likelihood that is not finite.
+    """
+    require_output("out", config.out_path, ".json")
+    ranks = Ranks.from_environment()
+    device = ranks.device(config.device)
+    with ranks.group(device):
+        return _Evaluation(config, ranks, device).run()
+
+
+class _Evaluation:
+    def __init__(self, config: EvaluateConfig, ranks: Ranks, device: torch.device) -> None:
+        self.config, self.ranks = config, ranks
+        with ranks.together(device):
+            if ranks.is_main:  # the others wait, for it may download
+                self._open(device)
+        with ranks.together(device):
+            if not ranks.is_main:
+                self._open(device)
+            count = len(self.images) if config.images is None else config.images
+            if count > len(self.images):
+                raise ValueError(
+                    f"images must be at most the {len(self.images)} {config.split} images of "
+                    f"{config.data}, got {count}"
+                )
+            self.count = count
+            self.files = ImageResults(config.out_path, self._fingerprint(), ranks.rank)
+
+    def _open(self, device: torch.device) -> None:
+        config = self.config
+        self.model = open_model(config.model, device)
+        self.model.set_precision(config.precision)
+        self.images = open_images(self.model, config.data, config.split, config.data_root)
+
+    def run(self) -> dict[str, Any]:
+        device = self.model.device
+        # One row an image: ELBO, log P, seconds, and whether they are known.
+        known = torch.zeros(self.count, 4, dtype=torch.float64, device=device)
+        with self.ranks.together(device):
+            if self.ranks.is_main:
+                for image, result in self.files.merge(self.config.restart).items():
+                    if image < self.count:
+                        known[image] = _row(result)
+        self.ranks.sum(known)
+        pending = (
+            (known[:, 3] == 0).nonzero().flatten().tolist()[self.ranks.rank :: self.ranks.size]
+        )
+        mine = torch.zeros_like(known)
+        with self.ranks.together(device):
+            self.files.begin()
+            try:
+                self._evaluate(pending, known, mine)
+            except KeyboardInterrupt:
+                if self.ranks.is_main:
+                    print("vflow: stopped; run the same command to go on", file=sys.stderr)
+                raise
+        known += self.ranks.sum(mine)
+        results = self._results(known.cpu())
+        with self.ranks.together(device):
+            if self.ranks.is_main:
+                self.files.merge()
+                write_json(self.config.out_path, results)
+        return results
+
+    def _evaluate(self, pending: list[int], known: Tensor, mine: Tensor) -> None:
+        config = self.config
+        size = max(1, config.max_rows // config.samples)
+        done = len(known) - len(pending) if self.ranks.size == 1 else 0
+        bar = tqdm(
+            total=(done + len(pending)) * config.samples,
+            initial=done * config.samples,
+            unit="sample",
+            disable=not (self.ranks.is_main and sys.stderr.isatty()),
+        )
+        with bar:
+            for start in range(0, len(pending), size):
+                indices = pending[start : start + size]
+                for result in self._evaluate_batch(indices, bar):
+                    mine[result.image] = _row(result)
+                if not bar.disable:
+                    seen = torch.cat([known[known[:, 3] > 0], mine[mine[:, 3] > 0]])
+                    bits = self._bits_per_dim(seen[:, 1])
+                    bar.set_postfix_str(f"{_text(bits)} bits/dim, {len(seen)} images")
+
+    def _evaluate_batch(self, indices: list[int], bar: tqdm[Any]) -> list[ImageResult]:
+        config, began = self.config, time.monotonic()
+        images = self.images[indices].to(self.model.device)
+        elbo, log_prob = importance_sample(
+            self.model, images, indices, config.samples, config.max_rows, config.seed, bar.update
+        )
+        seconds = (time.monotonic() - began) / len(indices)
+        results = [
+            ImageResult(image=image, elbo=a, log_prob=b, seconds=seconds)
+            for image, a, b in zip(indices, elbo.tolist(), log_prob.tolist(), strict=True)
+        ]
+        for result in results:
+            if not math.isfinite(result.elbo):
+                raise RunStopped(
+                    f"log P must be finite, got {result.elbo} for image {result.image} of "
+                    f"{config.data}: the model has diverged, or needs --precision fp32"
+                )
+        self.files.append(results)
+        return results
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """What the result of an image depends on."""
+        config = self.config
+        return {
+            "model": _model_digest(self.model),
+            "data": config.data,
+            "split": config.split,
+            "images": hashlib.sha256(self.images.numpy().data).hexdigest(),
+            "samples": config.samples,
+            "seed": config.seed,
+            "precision": config.precision,
+            "device": self.model.device.type,
+        }
+
+    def _bits_per_dim(self, log_prob: Tensor) -> dict[str, float | None]:
+        bits = self.model.to_bits_per_dim(log_prob)
+        stderr = bits.std().item() / math.sqrt(len(bits)) if len(bits) > 1 else None
+        return {"mean": bits.mean().item(), "stderr": stderr}
+
+    def _results(self, known: Tensor) -> dict[str, Any]:
+        config = self.config
+        return {
+            "model": config.model,
+            "class": type(self.model).__name__,
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "data": config.data,
+            "split": config.split,
+            "images": self.count,
+            "samples": config.samples,
+            "elbo_bits_per_dim": self._bits_per_dim(known[:, 0]),
+            "bits_per_dim": self._bits_per_dim(known[:, 1]),
+            "seconds": known[:, 2].sum().item(),
+            "seed": config.seed,
+            "precision": config.precision,
+            "device": self.model.device.type,
+            "processes": self.ranks.size,
+            "config": json.loads(json.dumps(asdict(self.model.config))),
+            "versions": _versions(),
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+
+
+def summary(results: dict[str, Any]) -> str:
+    """The results in two lines."""
+    samples = f"{results['samples']} importance samples"
+    width = max(len(samples), len("one-sample bound"))
+    what = f"{results['images']} {results['split']} images of {results['data']}"
+    return (
+        f"{'one-sample bound':<{width}}  {_text(results['elbo_bits_per_dim'])} bits/dim\n"
+        f"{samples:<{width}}  {_text(results['bits_per_dim'])} bits/dim on {what}"
+    )
+
+
+def _text(bits: dict[str, float | None]) -> str:
+    stderr = "" if bits["stderr"] is None else f" ± {bits['stderr']:.4f}"
+    return f"{bits['mean']:.4f}{stderr}"
+
+
+def _row(result: ImageResult) -> Tensor:
+    return torch.tensor([result.elbo, result.log_prob, result.seconds, 1.0], dtype=torch.float64)
+
+
+def _model_digest(model: ImageFlow) -> str:
+    digest = hashlib.sha256(repr(model.config).encode())
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    from vflow import __version__
+
+    return {"vflow": __version__, "torch": torch.__version__, "python": platform.python_version()}
