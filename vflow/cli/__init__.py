@@ -1,0 +1,116 @@
+"""The command `vflow`, also `python -m vflow`.
+
+A subcommand's module is imported when it is called for, so that `vflow --help` need not wait for
+torch's.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+
+from vflow.console import one_line_errors
+
+
+def _train(args: Sequence[str]) -> None:
+    from vflow.cli.arguments import parse
+    from vflow.train import TrainConfig, train
+
+    train(parse(TrainConfig, "vflow train", args))
+
+
+def _evaluate(args: Sequence[str]) -> None:
+    from vflow.cli.arguments import parse
+    from vflow.evaluate import EvaluateConfig, evaluate, summary
+    from vflow.train.distributed import Ranks
+
+    config = parse(EvaluateConfig, "vflow evaluate", args)
+    results = evaluate(config)
+    if Ranks.from_environment().is_main:
+        print(f"{summary(results)}\nwritten to {config.out_path}")
+
+
+def _sample(args: Sequence[str]) -> None:
+    from vflow.cli.arguments import parse
+    from vflow.sample import SampleConfig, sample
+
+    config = parse(SampleConfig, "vflow sample", args)
+    images = sample(config)
+    print(f"{len(images)} samples in {config.npz_path}, shown in {config.out}")
+
+
+def _models(args: Sequence[str]) -> None:
+    from vflow.cli.about import ModelsConfig, describe_presets
+    from vflow.cli.arguments import parse
+
+    print(describe_presets(parse(ModelsConfig, "vflow models", args).pattern))
+
+
+def _info(args: Sequence[str]) -> None:
+    from vflow.cli.about import InfoConfig, describe_machine
+    from vflow.cli.arguments import parse
+
+    parse(InfoConfig, "vflow info", args)
+    print(describe_machine())
+
+
+def _demo(args: Sequence[str]) -> None:
+    from vflow.cli.arguments import parse
+    from vflow.demo import DemoConfig, demo
+
+    demo(parse(DemoConfig, "vflow demo", args))
+
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
+    "train": (_train, "train a model, or go on with an interrupted run"),
+    "evaluate": (_evaluate, "measure bits/dim by the bound and by importance sampling"),
+    "sample": (_sample, "draw samples, as a picture and as an array"),
+    "models": (_models, "list the presets"),
+    "info": (_info, "tell versions, devices and which operations run on what"),
+    "demo": (_demo, "train a small VFlow on photographs in a few minutes"),
+}
+
+
+@one_line_errors
+def main(args: Sequence[str] | None = None) -> None:
+    """Run a subcommand.
+
+    Args:
+        args: The arguments; by default those of this process.
+
+    Raises:
+        SystemExit: With code 0 after help, with another than 0 after an error, which is told in
+            one line on stderr.
+    """
+    args = sys.argv[1:] if args is None else list(args)
+    if not args or args[0] in ("-h", "--help"):
+        print(_usage())
+        raise SystemExit(0 if args else 1)
+    if args[0] == "--version":
+        from vflow import __version__
+
+        print(__version__)
+        return
+    if args[0] not in COMMANDS:
+        close = difflib.get_close_matches(args[0], COMMANDS, 1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {args[0]!r}{hint}")
+    COMMANDS[args[0]][0](args[1:])
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {description}" for name, (_, description) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: vflow COMMAND ...",
+            "",
+            "Flow++ and VFlow image flows: training, evaluation, sampling.",
+            "",
+            *lines,
+            "",
+            "vflow COMMAND --help lists a command's flags; torchrun -m vflow COMMAND runs several",
+            "processes of train or evaluate.",
+        ]
+    )

@@ -1,0 +1,101 @@
+"""What the library has to say of itself: its presets, and what it finds on this machine."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import tyro
+
+import vflow
+from vflow.models import create_model, describe_model, list_models
+from vflow.ops import backend
+
+LIBRARIES = (
+    *("torch", "triton", "numpy", "safetensors", "huggingface_hub", "tyro", "tqdm", "tensorboard"),
+    *("matplotlib", "pillow", "scikit-image", "torchvision"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsConfig:
+    """List the presets, with their sizes and numbers of parameters."""
+
+    pattern: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATTERN")] = "*"
+    """Which, as in a shell: "vflow-4m-*"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoConfig:
+    """Tell the versions, the devices and the backends of the operations."""
+
+
+def describe_presets(pattern: str = "*") -> str:
+    """A table of the presets: name, image size, parameters, a line on each.
+
+    Raises:
+        ValueError: If none matches the pattern.
+    """
+    names = list_models(pattern)
+    if not names:
+        raise ValueError(f"pattern must match one of {', '.join(list_models())}, got {pattern!r}")
+    rows = []
+    for name in names:
+        with torch.device("meta"):  # shapes alone: a large preset takes no memory
+            model = create_model(name)
+        size = "x".join(map(str, model.data_shape))
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        rows.append((name, size, f"{parameters:,}", describe_model(name)))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return "\n".join(
+        f"{name:<{widths[0]}}  {size:>{widths[1]}}  {parameters:>{widths[2]}}  {line}"
+        for name, size, parameters, line in rows
+    )
+
+
+def describe_machine() -> str:
+    """Versions, devices and backends, for a reader or a bug report."""
+    lines = [
+        f"vflow {vflow.__version__}, Python {platform.python_version()}, {platform.platform()}",
+        *(f"  {name} {_version(name)}" for name in LIBRARIES),
+        "devices",
+        f"  cpu: {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        *(f"  {line}" for line in _cuda_devices()),
+        "operations",
+    ]
+    operations = backend.describe()
+    for operation, states in operations.items():
+        ready = [name for name, state in states.items() if state == "available"]
+        lines.append(f"  {operation}: {', '.join(ready)}")
+    reasons = {
+        f"  {name}: {reason}": None
+        for states in operations.values()
+        for name, reason in states.items()
+        if reason != "available" and " has no " not in reason
+    }
+    if reasons:
+        lines += ["not available", *reasons]
+    return "\n".join(lines)
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _cuda_devices() -> list[str]:
+    if not torch.cuda.is_available():
+        return ["cuda: none"]
+    lines = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        memory = properties.total_memory / 2**30
+        capability = f"{properties.major}.{properties.minor}"
+        lines.append(f"cuda:{index}: {properties.name}, sm {capability}, {memory:.0f} GiB")
+    return lines

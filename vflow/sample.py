@@ -1,0 +1,148 @@
+"""Samples of a model, as a picture and as an array.
+
+Sample number i is a function of the seed, the temperature and i alone: neither the size of the
+batches nor the number of samples changes it, beyond rounding before the pixels are whole numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+from tqdm import tqdm
+
+from vflow.evaluate.opening import open_model, require_output, require_seed
+from vflow.files import atomic_path
+from vflow.models import ImageFlow
+from vflow.models.config import require_choice, require_int
+from vflow.plots import save_image_grid
+from vflow.train.distributed import Ranks
+from vflow.train.randomness import Stream, mix
+
+GRID_IMAGES = 256
+"""Most samples that the picture shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """Draw samples: a picture of them, and beside it a .npz with all of them."""
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """A training run's folder, a model's folder, or a repository id on the Hugging Face Hub."""
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
+    """How many; the picture shows the first 256."""
+    temperature: float = 1.0
+    """Standard deviation of the latent; below 1 for cleaner, less varied samples."""
+    out: Path = Path("samples.png")
+    """The picture, .png."""
+    npz: Path | None = None
+    """The array "images", uint8 [N, H, W, C]; by default `out` with .npz for .png."""
+    batch_size: int = 64
+    """Samples drawn at once; they do not depend on it."""
+    seed: int = 0
+    """Seed of the latents."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to draw them; auto takes CUDA where there is any."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: Naming the field, what it must be and what it is.
+        """
+        for name in ("n", "batch_size"):
+            require_int(name, getattr(self, name), 1)
+        require_temperature(self.temperature)
+        require_seed(self.seed)
+        require_choice("device", self.device, ("auto", "cpu", "cuda"))
+
+    @property
+    def npz_path(self) -> Path:
+        """Where the array goes."""
+        return Path(self.out).with_suffix(".npz") if self.npz is None else Path(self.npz)
+
+
+def sample(config: SampleConfig) -> Tensor:
+    """Draw samples and write the picture and the array.
+
+    Args:
+        config: What to draw, and where it goes.
+
+    Returns:
+        uint8 [N, C, H, W].
+
+    Raises:
+        ValueError: If an argument is out of range, or the model is damaged or none of images.
+        OSError: If something cannot be read or written.
+    """
+    require_output("out", Path(config.out), ".png")
+    require_output("npz", config.npz_path, ".npz")
+    model = open_model(config.model, Ranks().device(config.device))
+    images = draw_samples(
+        model, config.n, config.temperature, config.seed, config.batch_size, progress=True
+    )
+    arrays: dict[str, Any] = {"images": images.permute(0, 2, 3, 1).contiguous().numpy()}
+    with atomic_path(config.npz_path) as temporary:
+        np.savez_compressed(temporary, **arrays)
+    save_image_grid(images[:GRID_IMAGES], config.out)
+    return images
+
+
+@torch.inference_mode()
+def draw_samples(
+    model: ImageFlow,
+    n: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> Tensor:
+    """Draw samples whose latents are each seeded by their number.
+
+    Args:
+        model: An image model.
+        n: How many.
+        temperature: Standard deviation of the latent.
+        seed: Seed of the latents. The same on every CPU; CUDA's random numbers differ.
+        batch_size: Samples drawn at once.
+        progress: Whether to show a progress bar on a terminal.
+
+    Returns:
+        uint8 [n, C, H, W], on the CPU.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    require_int("n", n, 1)
+    require_int("batch_size", batch_size, 1)
+    require_temperature(temperature)
+    _, height, width = model.data_shape
+    shape = (1, 4 * model.config.total_channels, height // 2, width // 2)
+    dtype = next(model.parameters()).dtype
+    source = torch.Generator(model.device)
+    parts = []
+    with tqdm(total=n, unit="image", disable=not (progress and sys.stderr.isatty())) as bar:
+        for start in range(0, n, batch_size):
+            latents = []
+            for number in range(start, min(start + batch_size, n)):
+                source.manual_seed(mix(seed, Stream.SAMPLES, number))
+                options: dict[str, Any] = {"dtype": dtype, "device": model.device}
+                latents.append(torch.randn(shape, generator=source, **options))
+            pixels = model.decode(temperature * torch.cat(latents))
+            parts.append(pixels.floor().clamp(0, 255).to(torch.uint8).cpu())
+            bar.update(len(latents))
+    return torch.cat(parts)
+
+
+def require_temperature(value: Any) -> None:
+    """Raise ValueError unless `value` is a positive, finite number."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value < math.inf:
+        raise ValueError(f"temperature must be a positive number, got {value!r}")
