@@ -12,6 +12,7 @@ from PIL import Image
 
 from vflow.data import folder, load_images
 
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
@@ -87,6 +88,17 @@ def test_sixteen_bit_grey_keeps_its_high_byte(tmp_path, train):
     assert set(load(tmp_path).ravel()) == {0x80}
 
 
+def test_a_large_jpeg_comes_out_as_it_would_undecimated(tmp_path, train):
+    ramp = np.linspace(0, 255, 1024).astype(np.uint8)
+    pixels = np.stack([np.tile(ramp, (1024, 1)), np.tile(ramp[:, None], (1, 1024))] * 2, -1)[
+        ..., :3
+    ]
+    for name in ("a.jpg", "b.png"):
+        Image.fromarray(pixels).save(train / name, **({"quality": 98} if name == "a.jpg" else {}))
+    jpeg, png = load(tmp_path).astype(int)
+    assert np.abs(jpeg - png).max() <= 4  # what JPEG itself costs
+
+
 def test_exif_orientation(tmp_path, train):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned a quarter clockwise: the left becomes the top
@@ -119,7 +131,7 @@ def damaged(train) -> Path:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     (train / "bomb.png").write_bytes(png_header(20_000, 20_000))
     (train / "large.png").write_bytes(png_header(10_000, 10_000))
-    (train / "postscript.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    (train / "postscript.png").write_bytes(POSTSCRIPT)
     Image.fromarray(np.zeros((9, 9), np.float32)).save(train / "float.tif")
     return train
 
@@ -146,6 +158,7 @@ def test_unreadable_files_are_named_counted_and_skipped(tmp_path, damaged):
     assert all(f"{damaged / name} (" in message for name in bad)
     assert "bomb.png (DecompressionBombError" in message
     assert "large.png (DecompressionBombWarning" in message
+    assert "postscript.png (UnidentifiedImageError" in message  # and no interpreter was asked
     assert Path(warning.filename).name == "test_folder.py"
 
 

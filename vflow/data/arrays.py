@@ -72,8 +72,6 @@ def _read(path: Path, split: str | None) -> tuple[NDArray[np.generic], bool]:
             if split is not None and {"train", "test"} <= set(file.files):
                 return file[split], True
             return file[_choose(path, file.files)], False
-    except FileNotFoundError:
-        raise
     except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} must be a whole {path.suffix} file: {error}") from error
 

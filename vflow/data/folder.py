@@ -140,6 +140,8 @@ def _try_read(path: Path, size: int) -> NDArray[np.uint8] | str:
 
 def _read(path: Path, size: int) -> NDArray[np.uint8]:
     with Image.open(path, formats=_FORMATS) as opened:
+        # Large JPEGs may decode at a fraction of their size, still four times what is wanted.
+        opened.draft(None, (4 * size, 4 * size))
         image = _to_rgb(ImageOps.exif_transpose(opened))
     width, height = image.size
     short = min(width, height)
