@@ -6,15 +6,19 @@
 namespace vflow {
 
 static Target detect() {
-#if defined(VFLOW_X86_TARGETS)
+#if defined(VFLOW_HAS_x86_64_v3) || defined(VFLOW_HAS_x86_64_v4)
   __builtin_cpu_init();
   const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                   __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
                   __builtin_cpu_supports("f16c") && __builtin_cpu_supports("lzcnt");
-  const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                  __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-                  __builtin_cpu_supports("avx512vl");
-  if (v4) return Target::x86_64_v4;
+#endif
+#if defined(VFLOW_HAS_x86_64_v4)
+  if (v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl"))
+    return Target::x86_64_v4;
+#endif
+#if defined(VFLOW_HAS_x86_64_v3)
   if (v3) return Target::x86_64_v3;
 #endif
   return Target::generic;

@@ -16,14 +16,15 @@ constexpr int64_t kRun = 512;
 
 template <class T>
 static MixlogisticRun<T> select_run() {
-#if defined(VFLOW_X86_TARGETS)
   switch (best_target()) {
+#if defined(VFLOW_HAS_x86_64_v4)
     case Target::x86_64_v4: return x86_64_v4::mixlogistic_run;
-    case Target::x86_64_v3: return x86_64_v3::mixlogistic_run;
-    default: break;
-  }
 #endif
-  return generic::mixlogistic_run;
+#if defined(VFLOW_HAS_x86_64_v3)
+    case Target::x86_64_v3: return x86_64_v3::mixlogistic_run;
+#endif
+    default: return generic::mixlogistic_run;
+  }
 }
 
 template <class T>

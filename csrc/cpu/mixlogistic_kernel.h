@@ -23,9 +23,7 @@ using MixlogisticRun = double (*)(const T* x, const T* params, T* y, int64_t cou
   }
 
 VFLOW_DECLARE_TARGET(generic)
-#if defined(VFLOW_X86_TARGETS)
 VFLOW_DECLARE_TARGET(x86_64_v3)
 VFLOW_DECLARE_TARGET(x86_64_v4)
-#endif
 
 }  // namespace vflow
