@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +83,13 @@ def require_output(name: str, path: Path, suffix: str) -> None:
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if not parent.is_dir():
         raise NotADirectoryError(f"{name} must be in a folder, but {parent} is a file")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise PermissionError(f"{name} must be in a writable folder, but {parent} is not")
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        raise PermissionError(
+            f"{name} must be in a writable folder, but {parent} is not: {error.strerror}"
+        ) from error
 
 
 def require_seed(seed: Any) -> None:
