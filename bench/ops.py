@@ -124,7 +124,7 @@ def measure(options: Options, components: int, copy_rate: float) -> list[dict[st
     x, grad_y = torch.randn(shape, device=device), torch.randn(shape, device=device)
     params = torch.randn(*shape, 2 + 3 * components, device=device)
     grad_logdet = torch.randn(options.batch, device=device)
-    leaves = [x.clone().requires_grad_(), params.clone().requires_grad_()]
+    leaves = x.clone().requires_grad_(), params.clone().requires_grad_()
 
     def train_step() -> None:
         torch.autograd.grad(ops.mixlogistic(*leaves), leaves, (grad_y, grad_logdet))

@@ -75,8 +75,8 @@ VFLOW_INLINE V magnitude(V a) {
   return a < V{} ? -a : a;
 }
 
-// exp(x): x = n ln 2 + r, Taylor's series in r (|r| <= ln 2 / 2). Saturates at the format's ends, so that what
-// underflows is tiny instead of zero.
+// exp(x): x = n ln 2 + r, Taylor's series in r (|r| <= ln 2 / 2). Saturates at the format's ends, so
+// that what underflows is tiny instead of zero.
 template <class V>
 VFLOW_INLINE V exp(V x) {
   using F = Format<V>;
