@@ -77,7 +77,7 @@ class RunFolder:
         if self._lock is not None:
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.path / LOCK_NAME, "w")  # noqa: SIM115
+        self._lock = open(self.path / LOCK_NAME, "a")  # noqa: SIM115
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -35,7 +35,7 @@ def load_inputs(config: TrainConfig, device: torch.device) -> Inputs:
         ValueError: If there are too few, or none that the model can take.
     """
     wanted = config.model_config()
-    size = config.image_size
+    size = config.image_size or config.model.image_size
     if size is None and _any_size(config.data) and wanted.image_size[0] == wanted.image_size[1]:
         size = wanted.image_size[0]
     sets = {

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from vflow.train import OptimConfig
+from vflow.train.optim import (
+    MAX_SKIPS_IN_A_ROW,
+    Ema,
+    SkipGuard,
+    adam_tensors,
+    learning_rate,
+    load_adam_tensors,
+    make_adam,
+)
+
+PAPER = OptimConfig()
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (0, 0.0012 / 2000),
+        (999, 0.0006),
+        (1999, 0.0012),
+        (2000, 0.0012),
+        (50_000, 0.0012),
+        (50_001, 0.0012 * 0.99999),
+        (100_000, 0.0012 * 0.99999**50_000),
+        (188_628, 0.0012 * 0.99999**138_628),  # the last above the floor
+        (188_629, 0.0003),
+        (1_562_000, 0.0003),
+    ],
+)
+def test_learning_rate_is_the_papers(step, expected):
+    assert math.isclose(learning_rate(step, PAPER), expected, rel_tol=1e-12)
+
+
+def test_learning_rate_without_warmup_starts_at_its_peak():
+    assert learning_rate(0, OptimConfig(warmup=0)) == 0.0012
+
+
+def _net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+
+
+def _step(net: nn.Module, optimizer, skip=None) -> None:
+    optimizer.zero_grad()
+    net(torch.randn(5, 3, generator=torch.Generator().manual_seed(1))).square().mean().backward()
+    if skip is not None:
+        optimizer.found_inf = skip
+    optimizer.step()
+
+
+def test_skipped_step_changes_nothing_even_with_nan_gradients():
+    net = _net()
+    optimizer, ema, guard = make_adam(net.parameters(), PAPER), Ema(net, 0.9), SkipGuard(CPU)
+    for _ in range(3):
+        good = guard.judge(torch.tensor(1.0), torch.tensor(1.0))
+        _step(net, optimizer, good)
+        ema.update_parameters(net, good)
+    before = copy.deepcopy(
+        [net.state_dict(), ema.module.state_dict(), adam_tensors(net, optimizer)]
+    )
+    skip = guard.judge(torch.tensor(math.nan), torch.tensor(1.0))
+    for parameter in net.parameters():
+        parameter.grad = torch.full_like(parameter, math.nan)
+    optimizer.found_inf = skip
+    optimizer.step()
+    ema.update_parameters(net, skip)
+    after = [net.state_dict(), ema.module.state_dict(), adam_tensors(net, optimizer)]
+    for old, new in zip(before, after, strict=True):
+        assert old.keys() == new.keys()
+        for name in old:
+            assert torch.equal(old[name], new[name]), name
+
+
+@pytest.mark.parametrize(
+    ("bits", "norm", "skipped"),
+    [(1.0, 1.0, 0), (math.nan, 1.0, 1), (math.inf, 1.0, 1), (1.0, math.nan, 1), (1.0, math.inf, 1)],
+)
+def test_guard_skips_what_is_not_finite(bits, norm, skipped):
+    assert SkipGuard(CPU).judge(torch.tensor(bits), torch.tensor(norm)).item() == skipped
+
+
+def test_guard_counts_in_a_row_and_stays_shut_after_ten():
+    guard = SkipGuard(CPU)
+    bad, good = torch.tensor(math.nan), torch.tensor(1.0)
+    for _ in range(MAX_SKIPS_IN_A_ROW - 1):
+        guard.judge(bad, good)
+    assert guard.streak.item() == MAX_SKIPS_IN_A_ROW - 1
+    assert guard.judge(good, good).item() == 0
+    assert guard.streak.item() == 0
+    for _ in range(MAX_SKIPS_IN_A_ROW):
+        guard.judge(bad, good)
+    assert guard.judge(good, good).item() == 1
+
+
+def test_ema_follows_torchs():
+    net = _net()
+    ours, theirs = Ema(net, 0.9), AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    theirs.n_averaged += 1  # ours begins with the parameters it is made with, as the formula says
+    optimizer = make_adam(net.parameters(), PAPER)
+    for _ in range(20):
+        _step(net, optimizer)
+        ours.update_parameters(net, torch.tensor(0.0))
+        theirs.update_parameters(net)
+    for mine, yours in zip(ours.module.parameters(), theirs.module.parameters(), strict=True):
+        torch.testing.assert_close(mine, yours, rtol=1e-6, atol=1e-7)
+    assert not any(p.requires_grad for p in ours.parameters())
+
+
+def test_adam_tensors_put_back_give_the_same_next_step():
+    net = _net()
+    optimizer = make_adam(net.parameters(), PAPER)
+    for _ in range(3):
+        _step(net, optimizer)
+    twin = copy.deepcopy(net)
+    restored = make_adam(twin.parameters(), PAPER)
+    load_adam_tensors(twin, restored, copy.deepcopy(adam_tensors(net, optimizer)))
+    _step(net, optimizer)
+    _step(twin, restored)
+    for a, b in zip(net.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(a, b)
