@@ -52,7 +52,9 @@ def test_precision_is_kept(tmp_path: Path) -> None:
     model = vflow.create_model("flowpp-tiny").double()
     model.save_pretrained(tmp_path / "double")
     loaded = vflow.FlowPlusPlus.from_pretrained(tmp_path / "double")
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True)
+    )
     assert not loaded.initialized
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -48,7 +49,7 @@ def gated_inputs(batch: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
     return tuple(t.to(dtype) for t in (x, ab, weight, bias))
 
 
-def plain_mixlogistic(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+def plain_mixlogistic(x: Tensor, params: Tensor, squash: bool = True) -> tuple[Tensor, Tensor]:
     """The transform by its definition, in log space throughout, differentiated by autograd."""
     components = (params.shape[-1] - 2) // 3
     logits, means, log_scales = params[..., 2:].split(components, dim=-1)
@@ -61,8 +62,11 @@ def plain_mixlogistic(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
     log_density = torch.logsumexp(
         log_weight - log_scales + functional.logsigmoid(z) + functional.logsigmoid(-z), -1
     )
-    log_u, log_v = (0.05 + 0.9 * log_cdf.exp()).log(), (0.05 + 0.9 * log_survival.exp()).log()
-    ldj = log_density + math.log(0.9) - log_u - log_v + a
+    log_u, log_v, log_span = log_cdf, log_survival, 0.0
+    if squash:
+        log_u, log_v = (0.05 + 0.9 * log_cdf.exp()).log(), (0.05 + 0.9 * log_survival.exp()).log()
+        log_span = math.log(0.9)
+    ldj = log_density + log_span - log_u - log_v + a
     return (log_u - log_v) * a.exp() + b, ldj.flatten(1).sum(1)
 
 
@@ -86,6 +90,11 @@ DIFFERENTIABLE = {
     "mixlogistic one component": Case(
         ops.mixlogistic, lambda b, d: mixture_inputs(b, d, components=1), plain_mixlogistic
     ),
+    "mixlogistic without squash": Case(
+        partial(ops.mixlogistic, squash=False),
+        mixture_inputs,
+        partial(plain_mixlogistic, squash=False),
+    ),
     "actnorm_conv1x1 images": Case(ops.actnorm_conv1x1, actnorm_inputs, plain_actnorm_conv1x1),
     "actnorm_conv1x1 vectors": Case(
         ops.actnorm_conv1x1, lambda b, d: actnorm_inputs(b, d, shape=(3,)), plain_actnorm_conv1x1
@@ -97,6 +106,9 @@ DIFFERENTIABLE = {
 }
 INVERSES = {
     "mixlogistic_inverse": Case(ops.mixlogistic_inverse, mixture_inputs),
+    "mixlogistic_inverse without squash": Case(
+        partial(ops.mixlogistic_inverse, squash=False), mixture_inputs
+    ),
     "actnorm_conv1x1_inverse": Case(ops.actnorm_conv1x1_inverse, actnorm_inputs),
 }
 ALL = DIFFERENTIABLE | INVERSES

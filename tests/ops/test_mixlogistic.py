@@ -92,14 +92,15 @@ def extreme_inputs(seed, batch, elements, components, dtype):
     batch=st.integers(1, 4),
     elements=st.integers(1, 40),
     components=st.sampled_from([1, 2, 3, 4, 10, 32, 40]),
-    backend=st.sampled_from(["reference", "cpu"]),
+    kind=st.sampled_from([("reference", True), ("cpu", True), ("reference", False)]),
 )
-def test_extremes_are_finite_and_right(seed, batch, elements, components, backend):
+def test_extremes_are_finite_and_right(seed, batch, elements, components, kind):
+    backend, squash = kind
     x, params = extreme_inputs(seed, batch, elements, components, torch.float32)
 
     def run(function, dtype):
         leaves = [t.to(dtype).requires_grad_() for t in (x, params)]
-        y, logdet = function(*leaves)
+        y, logdet = function(*leaves, squash)
         return [y, logdet, *torch.autograd.grad(y.sum() + logdet.sum(), leaves)]
 
     truth = run(plain_mixlogistic, torch.float64)
@@ -124,6 +125,17 @@ def test_tails(backend, dtype):
     expected = -x[:, 0].double().abs() + math.log(0.9) - math.log(0.05) - math.log(0.95)
     torch.testing.assert_close(logdet.double(), expected, rtol=1e-6, atol=1e-5)
     torch.testing.assert_close(y[:, 0].double(), REACH * x[:, 0].double().sign(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_without_squash_one_component_is_affine_however_far(dtype):
+    """logit(sigmoid(z)) = z: no tail is lost to underflow."""
+    x = torch.tensor([[-5e4], [-300.0], [0.5], [300.0], [5e4]], dtype=dtype)
+    params = torch.zeros(5, 1, 5, dtype=dtype)
+    y, logdet = mixlogistic(x, params, squash=False)
+    torch.testing.assert_close(y, x)
+    torch.testing.assert_close(logdet, torch.zeros(5, dtype=dtype), rtol=0, atol=1e-2)
+    torch.testing.assert_close(mixlogistic_inverse(y, params, squash=False)[0], x)
 
 
 @pytest.mark.parametrize("log_scale", [-7.1, -30.0])
@@ -174,12 +186,13 @@ def test_inverse_meets_the_cdf(seed, components, dtype):
     assert (mixture(found + rounding, *parts).cdf >= target - residual).all()
 
 
+@pytest.mark.parametrize("squash", [True, False], ids=["squash", "no squash"])
 @pytest.mark.parametrize("components", [1, 4, 32])
-def test_round_trip(components):
+def test_round_trip(components, squash):
     x = 2 * torch.randn(4, 3, 5, dtype=torch.float64)
     params = torch.randn(4, 3, 5, 2 + 3 * components, dtype=torch.float64)
-    y, logdet = mixlogistic(x, params)
-    back, inverse_logdet = mixlogistic_inverse(y, params)
+    y, logdet = mixlogistic(x, params, squash)
+    back, inverse_logdet = mixlogistic_inverse(y, params, squash)
     torch.testing.assert_close(back, x, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(inverse_logdet, -logdet, rtol=1e-9, atol=1e-9)
 
@@ -188,14 +201,15 @@ def test_round_trip(components):
     "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str
 )
 @pytest.mark.parametrize("shift", ["b", "0"])
-def test_inverse_is_finite_for_every_finite_y(dtype, shift):
+@pytest.mark.parametrize("squash", [True, False], ids=["squash", "no squash"])
+def test_inverse_is_finite_for_every_finite_y(dtype, shift, squash):
     largest = torch.finfo(dtype).max
     y = torch.tensor([0, 2.9, 2.95, 10, 1e4, largest], dtype=dtype)
     y = torch.cat([-y, y])[None]
     params = torch.randn(1, 12, 14).to(dtype)
     if shift == "0":
         params[..., :2] = 0
-    x, logdet = mixlogistic_inverse(y, params)
+    x, logdet = mixlogistic_inverse(y, params, squash)
     assert x.isfinite().all()
     assert logdet.isfinite().all()
     if shift == "0":  # outside the reach: in order, at the two ends

@@ -35,12 +35,12 @@ class MixLogisticCoupling(Flow):
 
     def forward(self, x: Halves, context: Tensor | None = None) -> tuple[Halves, Tensor]:
         """Transform the second half."""
-        y2, logdet = mixlogistic(x[1], self._params(x[0], context))
+        y2, logdet = mixlogistic(x[1], self._params(x[0], context), self.squash)
         return (x[0], y2), logdet
 
     def inverse(self, y: Halves, context: Tensor | None = None) -> tuple[Halves, Tensor]:
         """Transform the second half back."""
-        x2, logdet = mixlogistic_inverse(y[1], self._params(y[0], context))
+        x2, logdet = mixlogistic_inverse(y[1], self._params(y[0], context), self.squash)
         return (y[0], x2), logdet
 
 

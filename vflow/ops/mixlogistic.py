@@ -12,6 +12,7 @@ from vflow.ops.backend import Implementation
 from vflow.ops.checks import check_like, check_rank, check_tensor, logdet_dtype
 from vflow.ops.library import Operation
 from vflow.ops.reference import mixlogistic as reference
+from vflow.ops.reference import mixlogistic_unsquashed as unsquashed
 
 NATIVE_DTYPES = (torch.float32, torch.float64)
 
@@ -19,6 +20,7 @@ NATIVE_DTYPES = (torch.float32, torch.float64)
 def mixlogistic(
     x: Tensor,  # [B, ..., C]
     params: Tensor,  # [B, ..., C, 2 + 3K]
+    squash: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Transform each element by a mixture of K logistics, squashed, scaled and shifted.
 
@@ -26,11 +28,14 @@ def mixlogistic(
     y to b +- 2.944 exp(a) and keeps its gradients from exploding. Log-scales are clamped at -7 from
     below (no gradient flows to one under the clamp). VFlow (Chen et al., 2020), Appendix B.
 
+    Without the squash, y = logit(F(x)) * exp(a) + b, as in Flow++ (Ho et al., 2019).
+
     Args:
         x: Input [B, ..., C] of float16, bfloat16, float32 or float64. Half types are computed in
             float32.
         params: Parameters [B, ..., C, 2 + 3K], K >= 1, of x's dtype. For each element: a before its
             tanh, b, K logits, K means, K log-scales.
+        squash: Whether the CDF is squashed to [0.05, 0.95] before the logit.
 
     Returns:
         y like x, contiguous, and logdet [B], the log-determinant in nats, of float32 (float64 for
@@ -41,7 +46,7 @@ def mixlogistic(
             cannot run this.
     """
     check_mixture("x", x, params)
-    return _mixlogistic(x, params)
+    return _mixlogistic(x, params) if squash else _mixlogistic_unsquashed(x, params)
 
 
 def check_mixture(name: str, x: Any, params: Any) -> None:
@@ -62,13 +67,19 @@ def empty_like_images(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty(x.shape[0], dtype=logdet_dtype(x.dtype))
 
 
+def _empty_like_inputs(
+    grad_y: Tensor, grad_logdet: Tensor, x: Tensor, params: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Outputs of a backward pass, unwritten."""
+    return x.new_empty(x.shape), params.new_empty(params.shape)
+
+
+_BACKWARD = "Tensor grad_y, Tensor grad_logdet, Tensor x, Tensor params -> (Tensor, Tensor)"
+
 _mixlogistic_backward = Operation(
     "mixlogistic_backward",
-    "Tensor grad_y, Tensor grad_logdet, Tensor x, Tensor params -> (Tensor, Tensor)",
-    fake=lambda grad_y, grad_logdet, x, params: (
-        x.new_empty(x.shape),
-        params.new_empty(params.shape),
-    ),
+    _BACKWARD,
+    fake=_empty_like_inputs,
     reference=Implementation(launch=reference.mixlogistic_backward),
     # The gradient of the native forward: plain PyTorch, by decision and not as a fallback.
     cpu=Implementation(
@@ -92,4 +103,26 @@ _mixlogistic = Operation(
     cpu=Implementation(
         launch=native.mixlogistic, dtypes=NATIVE_DTYPES, missing=native.cpu_missing()
     ),
+)
+
+_mixlogistic_unsquashed_backward = Operation(
+    "mixlogistic_unsquashed_backward",
+    _BACKWARD,
+    fake=_empty_like_inputs,
+    reference=Implementation(launch=unsquashed.mixlogistic_unsquashed_backward),
+)
+
+
+def _unsquashed_backward(
+    backend: str, saved: tuple[Tensor, ...], grad_y: Tensor, grad_logdet: Tensor
+) -> tuple[Tensor, Tensor]:
+    return _mixlogistic_unsquashed_backward.op(grad_y, grad_logdet, *saved, backend)
+
+
+_mixlogistic_unsquashed = Operation(
+    "mixlogistic_unsquashed",
+    "Tensor x, Tensor params -> (Tensor, Tensor)",
+    fake=empty_like_images,
+    backward=_unsquashed_backward,
+    reference=Implementation(launch=unsquashed.mixlogistic_unsquashed),
 )

@@ -13,6 +13,7 @@ from vflow.ops.reference import mixlogistic_inverse as reference
 def mixlogistic_inverse(
     y: Tensor,  # [B, ..., C]
     params: Tensor,  # [B, ..., C, 2 + 3K]
+    squash: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Invert `mixlogistic` by a bracketed Newton iteration.
 
@@ -20,14 +21,14 @@ def mixlogistic_inverse(
     or within one rounding of x where a component is so narrow that neighbouring floats are further
     apart.
 
-    A y outside b +- 2.944 exp(a) has no pre-image: its CDF value is clipped to the nearest one
-    inside (0, 1) that the dtype resolves. The result is finite for every finite y; the
-    log-determinant of a clipped element is that at the clipped point, and not meaningful as one of
-    y.
+    With the squash, a y outside b +- 2.944 exp(a) has no pre-image: its CDF value is clipped to
+    the nearest one inside (0, 1) that the dtype resolves, and the log-determinant is that at the
+    clipped point, not meaningful as one of y. The result is finite for every finite y.
 
     Args:
         y: Output of `mixlogistic` [B, ..., C].
         params: The parameters it was made with [B, ..., C, 2 + 3K].
+        squash: Whether it was made with the squash.
 
     Returns:
         x like y, contiguous, and logdet [B] of the inverse map in nats: minus that of `mixlogistic`
@@ -38,7 +39,8 @@ def mixlogistic_inverse(
             cannot run this.
     """
     check_mixture("y", y, params)
-    return _mixlogistic_inverse(y.detach(), params.detach())
+    inverse = _mixlogistic_inverse if squash else _mixlogistic_unsquashed_inverse
+    return inverse(y.detach(), params.detach())
 
 
 _mixlogistic_inverse = Operation(
@@ -46,4 +48,11 @@ _mixlogistic_inverse = Operation(
     "Tensor y, Tensor params -> (Tensor, Tensor)",
     fake=empty_like_images,
     reference=Implementation(launch=reference.mixlogistic_inverse),
+)
+
+_mixlogistic_unsquashed_inverse = Operation(
+    "mixlogistic_unsquashed_inverse",
+    "Tensor y, Tensor params -> (Tensor, Tensor)",
+    fake=empty_like_images,
+    reference=Implementation(launch=reference.mixlogistic_unsquashed_inverse),
 )

@@ -13,7 +13,7 @@ mathematics.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -100,6 +100,17 @@ def mixlogistic_backward(
     Returns:
         The gradients of x and params, contiguous.
     """
+    return backward_in_runs(backward_elements, grad_y, grad_logdet, x, params)
+
+
+def backward_in_runs(
+    elements: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+    grad_y: Tensor,
+    grad_logdet: Tensor,
+    x: Tensor,
+    params: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x and params by `elements`, the gradient of one run like `backward_elements`."""
     dtype = compute_dtype(x.dtype)
     grad_x = torch.empty(x.numel(), dtype=x.dtype, device=x.device)
     grad_params = torch.empty(x.numel(), params.shape[-1], dtype=params.dtype, device=x.device)
@@ -107,9 +118,7 @@ def mixlogistic_backward(
     gy = grad_y.reshape(-1)
     gl = grad_logdet[:, None].expand(-1, elements_per_image).reshape(-1)
     for run, x_n, params_n in runs(x, params):
-        grad_x[run], grad_params_n = backward_elements(
-            gy[run].to(dtype), gl[run].to(dtype), x_n, params_n
-        )
+        grad_x[run], grad_params_n = elements(gy[run].to(dtype), gl[run].to(dtype), x_n, params_n)
         grad_params[run] = grad_params_n.t()
     return grad_x.view(x.shape), grad_params.view(params.shape)
 

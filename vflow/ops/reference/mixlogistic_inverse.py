@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from vflow.ops.reference import mixlogistic_unsquashed as unsquashed
 from vflow.ops.reference.mixlogistic import (
     MIN_LOG_SCALE,
     SQUASH_FLOOR,
@@ -15,6 +18,9 @@ from vflow.ops.reference.mixlogistic import (
 )
 from vflow.ops.reference.precision import compute_dtype
 
+Evaluate = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""z, weight, inv_scale [K, n] -> logit F(x) and its slope in x, [n]."""
+
 NEWTON_ITERATIONS = 64
 MAX_EXPONENT = {
     torch.float32: 80.0,
@@ -22,21 +28,61 @@ MAX_EXPONENT = {
 }  # exp() of it, times a log-odds, is finite
 
 
+def by_cdf(z: Tensor, weight: Tensor, inv_scale: Tensor) -> tuple[Tensor, Tensor]:
+    """`Evaluate` where neither F nor 1 - F comes near zero."""
+    below, above = torch.sigmoid(z), torch.sigmoid(z.neg_())
+    weighted = weight * below
+    cdf, survival = weighted.sum(0), (weight * above).sum(0)
+    density = weighted.mul_(above).mul_(inv_scale).sum(0)
+    return cdf.log() - survival.log(), density / (cdf * survival)
+
+
+def in_log_space(z: Tensor, weight: Tensor, inv_scale: Tensor) -> tuple[Tensor, Tensor]:
+    """`Evaluate` wherever F is."""
+    m = unsquashed.log_mixture(z, weight.log(), inv_scale.log())
+    slope = (m.log_density - m.log_cdf - m.log_survival).exp_()
+    return m.log_cdf - m.log_survival, slope
+
+
 def mixlogistic_inverse(y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
     """See `vflow.ops.mixlogistic_inverse`."""
+    return _inverse(y, params, _unsquash, by_cdf, forward_elements)
+
+
+def mixlogistic_unsquashed_inverse(y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+    """See `vflow.ops.mixlogistic_inverse`, with squash=False."""
+    return _inverse(y, params, lambda target: target, in_log_space, unsquashed.forward_elements)
+
+
+def _inverse(
+    y: Tensor,
+    params: Tensor,
+    log_odds_of: Callable[[Tensor], Tensor],
+    evaluate: Evaluate,
+    forward: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+) -> tuple[Tensor, Tensor]:
     dtype = compute_dtype(y.dtype)
+    limit, largest = torch.finfo(dtype).max / 8, torch.finfo(y.dtype).max
     x = torch.empty(y.numel(), dtype=y.dtype, device=y.device)
     ldj = torch.empty(y.numel(), dtype=dtype, device=y.device)
     for run, y_n, params_n in runs(y, params):
         target = (y_n - params_n[1]).mul_(params_n[0].tanh().neg_().exp_())
-        log_odds = _unsquash(target)
-        x_n = mixture_quantile(log_odds, *params_n[2:].chunk(3))
+        log_odds = log_odds_of(target.clamp_(-limit, limit))
+        logits, means, log_scales = params_n[2:].chunk(3)
+        x_n = mixture_quantile(log_odds, logits, means, log_scales, evaluate)
+        x_n.clamp_(-largest, largest)  # float16 ends early
         x[run] = x_n
-        ldj[run] = forward_elements(x_n, params_n)[1].neg_()
+        ldj[run] = forward(x_n, params_n)[1].neg_()
     return x.view(y.shape), sum_per_image(ldj, y.shape[0])
 
 
-def mixture_quantile(log_odds: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
+def mixture_quantile(
+    log_odds: Tensor,
+    logits: Tensor,
+    means: Tensor,
+    log_scales: Tensor,
+    evaluate: Evaluate = by_cdf,
+) -> Tensor:
     """Invert the CDF of mixtures of logistics.
 
     Newton's method on logit F(x) - log_odds, which is linear in x for one component and in the
@@ -50,6 +96,7 @@ def mixture_quantile(log_odds: Tensor, logits: Tensor, means: Tensor, log_scales
         logits: Unnormalised log-weights [K, n].
         means: Means [K, n].
         log_scales: Log-scales [K, n].
+        evaluate: `by_cdf` or, where F may underflow, `in_log_space`.
 
     Returns:
         x [n] with F(x) = sigmoid(log_odds), as near as x's dtype can tell.
@@ -68,16 +115,12 @@ def mixture_quantile(log_odds: Tensor, logits: Tensor, means: Tensor, log_scales
     place = torch.arange(x.numel(), device=x.device)
     last = torch.full_like(x, torch.inf)
     for iteration in range(NEWTON_ITERATIONS + torch.finfo(x.dtype).bits + 2):
-        z = (x - means).mul_(inv_scale)
-        below, above = torch.sigmoid(z), torch.sigmoid(z.neg_())
-        weighted = weight * below
-        cdf, survival = weighted.sum(0), (weight * above).sum(0)
-        slope = weighted.mul_(above).mul_(inv_scale).sum(0)
-        residual = cdf.log() - survival.log() - log_odds
+        at_x, slope = evaluate((x - means).mul_(inv_scale), weight, inv_scale)
+        residual = at_x - log_odds
         low = torch.where(residual < 0, x, low)
         high = torch.where(residual > 0, x, high)
         if iteration < NEWTON_ITERATIONS:
-            newton = x - residual * cdf * survival / slope
+            newton = x - residual / slope
             # A nan (0 / 0 on a plateau) fails both comparisons and is bisected too.
             good = (newton > low) & (newton < high) & (residual.abs() < 0.5 * last)
             step = torch.where(good, newton, 0.5 * low + 0.5 * high)
