@@ -255,6 +255,27 @@ def test_ten_bad_steps_in_a_row_stop_the_run(make_config, monkeypatch, how, caus
     assert all(torch.equal(newest[name], earlier[name]) for name in newest)
 
 
+def test_reading_outcomes_a_step_late_changes_nothing(
+    make_config, whole_run, fingerprint, monkeypatch
+):
+    # What happens on a GPU, where the host does not wait for the step it has just launched.
+    original = Trainer.__init__
+
+    def late(self, *args):
+        original(self, *args)
+        self._steps_left_unread = 1
+
+    monkeypatch.setattr(Trainer, "__init__", late)
+    config = make_config()
+    train(config)
+    assert fingerprint(config.out) == fingerprint(whole_run)
+
+    _poison(monkeypatch, set(range(5, 15)), "loss")  # good again before the host has noticed
+    config = make_config(out=config.out.parent / "bad", steps=40, eval_every=0)
+    with pytest.raises(RunStopped, match=r"at step 15 .*step-00000012"):
+        train(config)
+
+
 def test_streak_goes_on_over_a_restart(make_config, monkeypatch):
     _poison(monkeypatch, set(range(4, 100)), "loss")
     config = make_config(steps=8, eval_every=0)

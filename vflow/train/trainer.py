@@ -61,6 +61,7 @@ class Trainer:
         self.optimizer = make_adam(self.model.parameters(), config.optim)
         self.guard = SkipGuard(device)
         self._unread: deque[tuple[int, Tensor]] = deque()
+        self._steps_left_unread = 1 if device.type == "cuda" else 0
 
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Initialise the parameters from the first batch, or take everything from a checkpoint."""
@@ -73,12 +74,11 @@ class Trainer:
         self._forward: Any = self.model
         if self.ranks.size > 1:
             # Begins by giving every process the first one's parameters.
-            self._forward = DistributedDataParallel(
-                self.model,
-                device_ids=[self.device.index] if self.device.type == "cuda" else None,
-                broadcast_buffers=False,
-            )
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            self._forward = DistributedDataParallel(self.model, device_ids=ids)
         self.ema = Ema(self.model, self.config.optim.ema)
+        # Whatever the steps run in, evaluation is exact, and comparable with any other.
+        self.averaged_model.set_precision("fp32")
         if self.config.compile:
             self._forward = torch.compile(self._forward)
         if checkpoint is not None:
@@ -162,7 +162,7 @@ class Trainer:
         Returns:
             (step, [bits/dim, gradient norm, skipped, skipped in a row, processes asked to stop]).
         """
-        left = 0 if all_of_them or self.device.type != "cuda" else 1
+        left = 0 if all_of_them else self._steps_left_unread
         ready = []
         while len(self._unread) > left:
             step, outcome = self._unread.popleft()
