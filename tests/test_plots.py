@@ -109,6 +109,16 @@ def test_curves_are_drawn_and_repeat_exactly(tmp_path: Path) -> None:
     assert {(31, 119, 180), (255, 127, 14)} <= colors  # the first two of matplotlib's cycle
 
 
+def test_levels_are_drawn_and_in_view(tmp_path: Path) -> None:
+    runs = {"one": write_metrics(tmp_path / "one.jsonl", level=4.0)}
+    save_curves(runs, tmp_path / "curves.png", levels={"PNG": 6.0})
+    with Image.open(tmp_path / "curves.png") as picture:
+        grey = np.asarray(picture.convert("L"))
+    dashed = (np.abs(grey.astype(int) - 115) < 12).sum(1)  # 0.45 of 255
+    assert dashed.max() > 0.4 * grey.shape[1]
+    assert dashed.argmax() < grey.shape[0] / 2  # above the curve
+
+
 def test_curves_of_a_short_run_with_a_lost_step(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +81,10 @@ def save_side_by_side(
 
 
 def save_curves(
-    runs: Mapping[str, str | Path], out_path: str | Path, title: str | None = None
+    runs: Mapping[str, str | Path],
+    out_path: str | Path,
+    title: str | None = None,
+    levels: Mapping[str, float] | None = None,
 ) -> None:
     """Draw bits/dim against steps: training faint and smoothed, test as markers.
 
@@ -89,6 +92,7 @@ def save_curves(
         runs: Label -> the run's metrics.jsonl.
         out_path: The picture; its suffix tells the format.
         title: What stands above it.
+        levels: Label -> bits/dim of something that does not learn, drawn as a dashed line.
 
     Raises:
         ValueError: If there is no run, or a file has no training record.
@@ -114,7 +118,13 @@ def save_curves(
             name = f"{label}: test, {test[-1, 1]:.3f} at the end"
             dots = axes.plot(*test.T, "o", color=color, markersize=5, label=name, zorder=3)
             dots[0].set_markeredgecolor("white")
-    axes.set_ylim(*_view(curves.values()))
+    levels = levels or {}
+    for label, level in levels.items():
+        axes.axhline(level, color="0.45", linestyle="--", linewidth=1, zorder=1)
+        # x as a share of the width, y in bits/dim: at the right edge, just above the line.
+        place, transform = (0.995, level), axes.get_yaxis_transform()
+        axes.text(*place, label, color="0.35", ha="right", va="bottom", transform=transform)
+    axes.set_ylim(*_view(curves.values(), levels.values()))
     axes.set_xlabel("training steps")
     axes.set_ylabel("bits per dimension (lower is better)")
     axes.set_xlim(left=0)
@@ -200,9 +210,11 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return (sums[stop] - sums[centre - reach]) / (stop - centre + reach)
 
 
-def _view(curves: Any) -> tuple[float, float]:
+def _view(
+    curves: Iterable[tuple[np.ndarray, np.ndarray]], levels: Iterable[float]
+) -> tuple[float, float]:
     """Limits of bits/dim that leave out the first steep fall, where all runs look alike."""
-    lows, highs = [], []
+    lows, highs = list(levels), list(levels)
     for train, test in curves:
         tail = np.concatenate([_smooth(train[:, 1])[len(train) // 20 :], test[:, 1]])
         lows.append(tail.min())

@@ -7,7 +7,6 @@ batches nor the number of samples changes it, beyond rounding before the pixels 
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,9 +15,8 @@ import numpy as np
 import torch
 import tyro
 from torch import Tensor
-from tqdm import tqdm
 
-from vflow.evaluate.opening import open_model, require_output, require_seed
+from vflow.evaluate.opening import open_model, progress_bar, require_output, require_seed
 from vflow.files import atomic_path
 from vflow.models import ImageFlow
 from vflow.models.config import require_choice, require_int
@@ -128,7 +126,7 @@ def draw_samples(
     dtype = next(model.parameters()).dtype
     source = torch.Generator(model.device)
     parts = []
-    with tqdm(total=n, unit="image", disable=not (progress and sys.stderr.isatty())) as bar:
+    with progress_bar(n, "image", show=progress) as bar:
         for start in range(0, n, batch_size):
             latents = []
             for number in range(start, min(start + batch_size, n)):

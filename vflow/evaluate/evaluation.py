@@ -30,7 +30,13 @@ from tqdm import tqdm
 from vflow.console import RunStopped
 from vflow.evaluate.image_results import ImageResult, ImageResults
 from vflow.evaluate.importance import importance_sample
-from vflow.evaluate.opening import open_images, open_model, require_output, require_seed
+from vflow.evaluate.opening import (
+    open_images,
+    open_model,
+    progress_bar,
+    require_output,
+    require_seed,
+)
 from vflow.files import write_json
 from vflow.models import ImageFlow
 from vflow.models.config import require_choice, require_int
@@ -176,11 +182,11 @@ class _Evaluation:
         config = self.config
         size = max(1, config.max_rows // config.samples)
         done = len(known) - len(pending) if self.ranks.size == 1 else 0
-        bar = tqdm(
-            total=(done + len(pending)) * config.samples,
+        bar = progress_bar(
+            (done + len(pending)) * config.samples,
+            "sample",
             initial=done * config.samples,
-            unit="sample",
-            disable=not (self.ranks.is_main and sys.stderr.isatty()),
+            show=self.ranks.is_main,
         )
         with bar:
             for start in range(0, len(pending), size):
@@ -190,7 +196,8 @@ class _Evaluation:
                 if not bar.disable:
                     seen = torch.cat([known[known[:, 3] > 0], mine[mine[:, 3] > 0]])
                     bits = self._bits_per_dim(seen[:, 1])
-                    bar.set_postfix_str(f"{_text(bits)} bits/dim, {len(seen)} images")
+                    text = f"{_text(bits)} bits/dim, {len(seen)} images"
+                    bar.set_postfix_str(text, refresh=False)
 
     def _evaluate_batch(self, indices: list[int], bar: tqdm[Any]) -> list[ImageResult]:
         config, began = self.config, time.monotonic()

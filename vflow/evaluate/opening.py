@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from vflow.data import load_images
 from vflow.models import FlowPlusPlus, ImageFlow, VFlow, VFlowConfig, load_model, model_config
 from vflow.models.config import require_int
+from vflow.models.pretrained import WEIGHTS_NAME
 from vflow.train.checkpoint import newest_checkpoint
 from vflow.train.config import MAX_SEED
 
 SIZED = ("photos", "folder:", "fashion-mnist")
 """Data that can be had at more than one size."""
+LOG_SECONDS = 60
 
 
 def open_model(path: str | Path, device: str | torch.device = "cpu") -> ImageFlow:
@@ -32,9 +36,10 @@ def open_model(path: str | Path, device: str | torch.device = "cpu") -> ImageFlo
         ValueError: If a file is damaged or a pickle, or it is no image model.
     """
     folder = Path(path)
-    if (folder / "model").is_dir():
+    is_run = not (folder / WEIGHTS_NAME).is_file()
+    if is_run and (folder / "model").is_dir():
         path = folder / "model"
-    elif (folder / "checkpoints").is_dir() or (folder / "metrics.jsonl").is_file():
+    elif is_run and ((folder / "checkpoints").is_dir() or (folder / "metrics.jsonl").is_file()):
         return _open_checkpoint(folder).to(device)
     elif folder.exists() and not folder.is_dir():
         raise ValueError(f"model must be a folder or a Hub repository, but {path} is a file")
@@ -65,6 +70,19 @@ def open_images(model: ImageFlow, data: str, split: str, root: Path | None = Non
             f"but those of {data} are {came}"
         )
     return images
+
+
+def progress_bar(total: int, unit: str, initial: int = 0, show: bool = True) -> tqdm[Any]:
+    """A bar on a terminal; elsewhere, such as in a log, a line a minute."""
+    every = 0.1 if sys.stderr.isatty() else LOG_SECONDS
+    return tqdm(
+        total=total,
+        initial=initial,
+        unit=unit,
+        mininterval=every,
+        delay=0 if sys.stderr.isatty() else LOG_SECONDS,
+        disable=not show,
+    )
 
 
 def require_output(name: str, path: Path, suffix: str) -> None:
