@@ -17,9 +17,14 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "value.json"
     write_json(path, {"a": 1})
     assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
-    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def fail() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert read_json(path) == {"a": 1}
     assert os.listdir(path.parent) == ["value.json"]
 
