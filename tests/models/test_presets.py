@@ -20,6 +20,8 @@ PARAMETERS = {
     "vflow-4m-c6": 4_206_094,
     "vflow-4m-q6": 4_251_022,
     "vflow-4m-q8": 4_196_878,
+    "vflow-photos": 1_280_136,
+    "flowpp-photos": 1_273_072,
 }
 POSTERIOR_PARAMETERS = {"vflow-4m-c6": 374_000, "vflow-4m-q6": 671_216, "vflow-4m-q8": 869_360}
 

@@ -114,7 +114,54 @@ def vflow_4m_q8() -> VFlowConfig:
     return _vflow_4m(extra_dims=3, blocks=8, posterior_blocks=8)
 
 
-# Small models
+# Small models for photographs, made to learn within minutes on a CPU: no attention, few blocks
+
+
+@_preset("vflow-demo")
+def vflow_demo() -> VFlowConfig:
+    """VFlow for `make demo`, 0.7 million parameters: q and r without parameters learn fastest."""
+    return VFlowConfig(
+        filters=32,
+        blocks=1,
+        components=4,
+        attention=False,
+        dropout=0.0,
+        dequantizer="uniform",
+        posterior="normal",
+        half_stages=(("checkerboard", 2), ("channel", 2)),
+    )
+
+
+@_preset("vflow-photos")
+def vflow_photos() -> VFlowConfig:
+    """VFlow to hold against flowpp-photos, 1.28 million parameters."""
+    return VFlowConfig(
+        filters=32,
+        blocks=1,
+        components=4,
+        attention=False,
+        dropout=0.0,
+        dequantizer_blocks=1,
+        posterior_blocks=1,
+        posterior_attention=False,
+        shared_context=True,
+    )
+
+
+@_preset("flowpp-photos")
+def flowpp_photos() -> FlowPlusPlusConfig:
+    """Flow++ to hold against vflow-photos, 1.27 million parameters."""
+    return FlowPlusPlusConfig(
+        filters=32,
+        blocks=3,
+        components=4,
+        attention=False,
+        dropout=0.0,
+        dequantizer_blocks=1,
+    )
+
+
+# Small models for tests
 
 
 @_preset("vflow-tiny")
