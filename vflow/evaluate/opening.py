@@ -78,7 +78,7 @@ def progress_bar(total: int, unit: str, initial: int = 0, show: bool = True) -> 
     return tqdm(
         total=total,
         initial=initial,
-        unit=unit,
+        unit=f" {unit}",
         mininterval=every,
         delay=0 if sys.stderr.isatty() else LOG_SECONDS,
         disable=not show,
