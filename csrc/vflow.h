@@ -1,13 +1,16 @@
 // The C ABI of the native libraries: pointers, sizes, thread counts -> error code.
 //
-// Everything is row-major and contiguous. A library never throws, prints or keeps state between calls,
-// and writes nothing when it returns an error. Change VFLOW_ABI_VERSION (and ABI_VERSION of
-// vflow/ops/native.py) with any change of a signature or of the meaning of an argument.
+// Everything is row-major. An array is contiguous unless it comes with `*_row` and `*_stride`: then it lies
+// in rows of `*_row` numbers side by side, `*_stride` numbers from the start of a row to that of the next,
+// as does the half of a checkerboard split (a stride of 0 repeats one row). A library never throws, prints
+// or keeps state between calls, and writes nothing when it returns an error. No result depends on `threads`.
+// Change VFLOW_ABI_VERSION (and ABI_VERSION of vflow/ops/native.py) with any change of a signature or of the
+// meaning of an argument.
 #pragma once
 
 #include <stdint.h>
 
-#define VFLOW_ABI_VERSION 1
+#define VFLOW_ABI_VERSION 2
 
 #if defined(_WIN32)
 #define VFLOW_API extern "C" __declspec(dllexport)
@@ -15,14 +18,22 @@
 #define VFLOW_API extern "C" __attribute__((visibility("default")))
 #endif
 
+// What the arrays hold. Arithmetic is in float for bfloat16, and log-determinants and their gradients,
+// marked `real` below, are float for float and bfloat16, double for double.
+enum vflow_dtype { VFLOW_FLOAT32 = 0, VFLOW_FLOAT64 = 1, VFLOW_BFLOAT16 = 2 };
+
 enum vflow_error {
   VFLOW_OK = 0,
   VFLOW_ERROR_NULL_POINTER = 1,
   VFLOW_ERROR_NEGATIVE_SIZE = 2,
-  VFLOW_ERROR_COMPONENTS = 3,   // fewer than one mixture component
-  VFLOW_ERROR_OVERFLOW = 4,     // the sizes' product does not fit in 63 bits
-  VFLOW_ERROR_THREADS = 5,      // fewer than one thread
+  VFLOW_ERROR_COMPONENTS = 3,  // fewer than one mixture component
+  VFLOW_ERROR_OVERFLOW = 4,    // the sizes' product does not fit in 63 bits
+  VFLOW_ERROR_THREADS = 5,     // fewer than one thread
   VFLOW_ERROR_OUT_OF_MEMORY = 6,
+  VFLOW_ERROR_DTYPE = 7,      // none of enum vflow_dtype
+  VFLOW_ERROR_ROWS = 8,       // a row length that does not divide the array, or a negative stride
+  VFLOW_ERROR_FLAG = 9,       // neither 0 nor 1
+  VFLOW_ERROR_CHANNELS = 10,  // fewer than one channel
 };
 
 // VFLOW_ABI_VERSION of the library.
@@ -35,11 +46,20 @@ VFLOW_API const char* vflow_error_message(int error);
 VFLOW_API const char* vflow_cpu_target(void);
 
 // Mixture-of-logistics coupling transform of x [batch, elements] by params
-// [batch, elements, 2 + 3 components] -> y [batch, elements], logdet [batch].
-// The result does not depend on `threads`.
-VFLOW_API int vflow_cpu_mixlogistic_f32(const float* x, const float* params, float* y,
-                                        float* logdet, int64_t batch, int64_t elements,
-                                        int64_t components, int threads);
-VFLOW_API int vflow_cpu_mixlogistic_f64(const double* x, const double* params, double* y,
-                                        double* logdet, int64_t batch, int64_t elements,
-                                        int64_t components, int threads);
+// [batch, elements, 2 + 3 components] -> y [batch, elements], real logdet [batch].
+VFLOW_API int vflow_cpu_mixlogistic(int dtype, const void* x, int64_t x_row, int64_t x_stride,
+                                    const void* params, void* y, void* logdet, int64_t batch,
+                                    int64_t elements, int64_t components, int squash, int threads);
+
+// Its gradient, for grad_y [batch, elements] and real grad_logdet [batch] -> grad_x [batch, elements],
+// grad_params [batch, elements, 2 + 3 components].
+VFLOW_API int vflow_cpu_mixlogistic_backward(int dtype, const void* grad_y, int64_t grad_y_row,
+                                             int64_t grad_y_stride, const void* grad_logdet, const void* x,
+                                             int64_t x_row, int64_t x_stride, const void* params,
+                                             void* grad_x, void* grad_params, int64_t batch, int64_t elements,
+                                             int64_t components, int squash, int threads);
+
+// Its inverse: y [batch, elements] -> x [batch, elements], real logdet [batch] of the inverse map.
+VFLOW_API int vflow_cpu_mixlogistic_inverse(int dtype, const void* y, int64_t y_row, int64_t y_stride,
+                                            const void* params, void* x, void* logdet, int64_t batch,
+                                            int64_t elements, int64_t components, int squash, int threads);

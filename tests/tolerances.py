@@ -9,7 +9,9 @@ MULTIPLE = 3.0
 ROUNDINGS = 8.0
 
 
-def assert_within_budget(name: str, actual: Tensor, reference: Tensor, truth: Tensor) -> None:
+def assert_within_budget(
+    name: str, actual: Tensor, reference: Tensor, truth: Tensor, scale: float = 0.0
+) -> None:
     """Bound the error of `actual` by what its dtype makes unavoidable.
 
     The truth is the reference in float64 on the same (already rounded) inputs. The reference at the
@@ -17,7 +19,8 @@ def assert_within_budget(name: str, actual: Tensor, reference: Tensor, truth: Te
     that sums in another order or uses another exp may be a small multiple worse (3) but not more.
     Where the reference happens to be exact, a band of 8 roundings at the array's scale stands in.
     Errors are maxima over the array, as small elements that come from cancellation have no scale of
-    their own.
+    their own. Where the whole array may be such a cancellation, as the log-determinant of a single
+    element, `scale` is that of its terms.
     """
     assert actual.dtype == reference.dtype, f"{name}: {actual.dtype}, not {reference.dtype}"
     assert actual.shape == reference.shape, f"{name}: {actual.shape}, not {reference.shape}"
@@ -26,7 +29,7 @@ def assert_within_budget(name: str, actual: Tensor, reference: Tensor, truth: Te
         return
     error = (actual.double() - truth).abs().max().item()
     unavoidable = (reference.double() - truth).abs().max().item()
-    band = ROUNDINGS * torch.finfo(actual.dtype).eps * truth.abs().max().item()
+    band = ROUNDINGS * torch.finfo(actual.dtype).eps * max(truth.abs().max().item(), scale)
     budget = MULTIPLE * unavoidable + band
     assert error <= budget, f"{name}: error {error:.3g}, budget {budget:.3g}"
 

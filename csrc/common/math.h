@@ -1,5 +1,8 @@
-// exp, log and tanh as straight-line arithmetic, for one number or a SIMD vector of them (GCC/Clang
-// vector types), within about 2 ulp where the transform uses them. NaN goes through.
+// exp, expm1, log and tanh as straight-line arithmetic, for one number or a SIMD vector of them (GCC/Clang
+// vector types), within 2 ulp where the operations use them. NaN goes through.
+//
+// Own polynomials instead of a vector library: they inline into the kernels' loops, so that everything
+// between two of them stays in registers, and they are the same on every processor and in CUDA.
 //
 // Everything is in namespace VFLOW_TARGET: the same source is compiled for several instruction sets into
 // one library, and the linker must not merge their inline functions.
@@ -26,21 +29,36 @@ struct Format;
 
 struct Float32 {
   using Scalar = float;
-  static constexpr int mantissa_bits = 23, exp_terms = 7, log_terms = 5;
-  static constexpr int32_t one = 0x3f800000, root_half = 0x3f3504f3, magic_bits = 0x4b400000;
+  static constexpr int mantissa_bits = 23, exp_terms = 5, log_terms = 3;
+  static constexpr double exp_coefficients[] = {0.49999993447796486827, 0.16666520631709496887,
+                                                0.041668388045313996659, 0.0083687168797281399469,
+                                                0.0013814598646664034453};
+  static constexpr double log_coefficients[] = {0.66666776448652691391, 0.39977532380143308681,
+                                                0.29871996858548021285};
+  static constexpr int32_t one = 0x3f800000, root_half = 0x3f3504f3, magic_bits = 0x4b400000,
+                           all_but_sign = 0x7fffffff;
   static constexpr float magic = 0x1.8p23f;  // adding it rounds to an integer, in the low bits
   static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
-  static constexpr float exp_least = -87.0f, exp_most = 88.0f, lowest = -3.0e38f;
+  static constexpr float exp_least = -87.0f, exp_most = 88.0f;
+  static constexpr float epsilon = 0x1p-23f, largest = 0x1.fffffep127f, small = 1e-20f, huge = 1e18f;
 };
 
 struct Float64 {
   using Scalar = double;
-  static constexpr int mantissa_bits = 52, exp_terms = 13, log_terms = 11;
+  static constexpr int mantissa_bits = 52, exp_terms = 11, log_terms = 8;
+  static constexpr double exp_coefficients[] = {
+      0.49999999999999999806,   0.16666666666666712896,    0.041666666666667031289,  0.0083333333333041190254,
+      0.0013888888888699584877, 0.00019841269920390118738, 2.4801587702068536117e-5, 2.7557215001241294262e-6,
+      2.7556941016483940586e-7, 2.5118061259024378113e-8,  2.1020529147971622699e-9};
+  static constexpr double log_coefficients[] = {
+      0.6666666666666666097,  0.40000000000006251339, 0.28571428569084479314, 0.22222222647006712174,
+      0.18181775648778162409, 0.15387091487571717558, 0.13250101684761401986, 0.13251478703291524433};
   static constexpr int64_t one = 0x3ff0000000000000, root_half = 0x3fe6a09e667f3bcd,
-                           magic_bits = 0x4338000000000000;
+                           magic_bits = 0x4338000000000000, all_but_sign = 0x7fffffffffffffff;
   static constexpr double magic = 0x1.8p52;
   static constexpr double ln2_high = 0x1.62e42fefap-1, ln2_low = 0x1.cf79abc9e3b3ap-40;
-  static constexpr double exp_least = -708.0, exp_most = 709.0, lowest = -1.0e308;
+  static constexpr double exp_least = -708.0, exp_most = 709.0;
+  static constexpr double epsilon = 0x1p-52, largest = 0x1.fffffffffffffp1023, small = 1e-200, huge = 1e150;
 };
 
 template <>
@@ -65,41 +83,93 @@ VFLOW_INLINE To bits_as(From from) {
   return to;
 }
 
+// What processors have an instruction for and C++ has no word; simd.h has these for vectors.
+template <class V>
+struct Instructions {
+  static VFLOW_INLINE V larger(V a, V b) { return a > b ? a : b; }
+  static VFLOW_INLINE V smaller(V a, V b) { return a < b ? a : b; }
+};
+
+// The larger and the smaller of two numbers; b where either is NaN.
 template <class V>
 VFLOW_INLINE V larger(V a, V b) {
-  return a > b ? a : b;
+  return Instructions<V>::larger(a, b);
+}
+template <class V>
+VFLOW_INLINE V smaller(V a, V b) {
+  return Instructions<V>::smaller(a, b);
+}
+template <class V>
+VFLOW_INLINE V clamp(V low, V x, V high) {
+  return smaller(high, larger(low, x));
 }
 
 template <class V>
 VFLOW_INLINE V magnitude(V a) {
-  return a < V{} ? -a : a;
+  using Bits = typename Format<V>::Bits;
+  return bits_as<V>(bits_as<Bits>(a) & (Bits{} + Format<V>::all_but_sign));
 }
 
-// exp(x): x = n ln 2 + r, Taylor's series in r (|r| <= ln 2 / 2). Saturates at the format's ends, so
-// that what underflows is tiny instead of zero.
+// Whether any lane of a comparison's result is true.
+template <class Condition>
+struct Lanes {
+  static VFLOW_INLINE bool any(Condition condition) { return condition; }
+};
+template <class Condition>
+VFLOW_INLINE bool any(Condition condition) {
+  return Lanes<Condition>::any(condition);
+}
+
+// x = n ln 2 + r with |r| <= ln 2 / 2: 2^n, and exp(r) - 1 by a minimax polynomial of relative error (to
+// exp r) below 4e-9 in float and 6e-20 in double.
 template <class V>
-VFLOW_INLINE V exp(V x) {
+struct ExpParts {
+  V power, rest;
+};
+
+template <class V>
+VFLOW_INLINE ExpParts<V> exp_parts(V x) {
   using F = Format<V>;
   using Bits = typename F::Bits;
-  const V least = splat<V>(F::exp_least), most = splat<V>(F::exp_most);
-  x = x < least ? least : x;
-  x = x > most ? most : x;
   const V shifted = x * splat<V>(1.4426950408889634) + splat<V>(F::magic);
   const V n = shifted - splat<V>(F::magic);
   const V r = (x - n * splat<V>(F::ln2_high)) - n * splat<V>(F::ln2_low);
-  double factorial = 1;
-  for (int i = 2; i <= F::exp_terms; ++i) factorial *= i;
-  V sum = splat<V>(1 / factorial);
-  for (int i = F::exp_terms; i > 0; --i) {
-    factorial /= i;
-    sum = sum * r + splat<V>(1 / factorial);
-  }
+  V tail = splat<V>(F::exp_coefficients[F::exp_terms - 1]);
+  for (int i = F::exp_terms - 2; i >= 0; --i) tail = tail * r + splat<V>(F::exp_coefficients[i]);
   const Bits power = (bits_as<Bits>(shifted) << F::mantissa_bits) + F::one;
-  return sum * bits_as<V>(power);
+  return {bits_as<V>(power), r + r * r * tail};
+}
+
+template <class V>
+VFLOW_INLINE V exp_inside(V x) {
+  const ExpParts<V> parts = exp_parts(x);
+  return parts.power * parts.rest + parts.power;
+}
+
+// exp(x), saturating: what underflows is tiny instead of zero. exp_bounded is for an x, exp_minus gives
+// exp(-x) of an x, known not to overflow.
+template <class V>
+VFLOW_INLINE V exp(V x) {
+  return exp_inside(clamp(splat<V>(Format<V>::exp_least), x, splat<V>(Format<V>::exp_most)));
+}
+template <class V>
+VFLOW_INLINE V exp_bounded(V x) {
+  return exp_inside(larger(splat<V>(Format<V>::exp_least), x));
+}
+template <class V>
+VFLOW_INLINE V exp_minus(V x) {
+  return exp_inside(-smaller(splat<V>(-Format<V>::exp_least), x));
+}
+
+// exp(x) - 1 of an x known not to overflow.
+template <class V>
+VFLOW_INLINE V expm1_bounded(V x) {
+  const ExpParts<V> parts = exp_parts(larger(splat<V>(Format<V>::exp_least), x));
+  return parts.power * parts.rest + (parts.power - splat<V>(1));
 }
 
 // log(x) of a positive normal x: x = 2^e m, m within [sqrt(1/2), sqrt(2)), and
-// log m = 2 artanh s, s = (m - 1) / (m + 1), by its series.
+// log m = 2 artanh s, s = (m - 1) / (m + 1), by a minimax polynomial in s^2.
 template <class V>
 VFLOW_INLINE V log(V x) {
   using F = Format<V>;
@@ -110,8 +180,8 @@ VFLOW_INLINE V log(V x) {
   const V exponent = bits_as<V>(e + F::magic_bits) - splat<V>(F::magic);
   const V f = m - splat<V>(1);
   const V s = f / (m + splat<V>(1)), s2 = s * s;
-  V tail = splat<V>(2.0 / (2 * F::log_terms + 1));
-  for (int i = F::log_terms - 1; i > 0; --i) tail = tail * s2 + splat<V>(2.0 / (2 * i + 1));
+  V tail = splat<V>(F::log_coefficients[F::log_terms - 1]);
+  for (int i = F::log_terms - 2; i >= 0; --i) tail = tail * s2 + splat<V>(F::log_coefficients[i]);
   // 2 s = f - s f, and f is exact.
   const V low = exponent * splat<V>(F::ln2_low) + s * (s2 * tail - f);
   return exponent * splat<V>(F::ln2_high) + (f + low) + (x - x);  // x - x: NaN stays NaN
@@ -119,8 +189,8 @@ VFLOW_INLINE V log(V x) {
 
 template <class V>
 VFLOW_INLINE V tanh(V x) {
-  const V t = exp(splat<V>(-2) * magnitude(x)), one = splat<V>(1);
-  const V value = (one - t) / (one + t);
+  const V t = expm1_bounded(splat<V>(-2) * magnitude(x));
+  const V value = -t / (t + splat<V>(2));
   return x < V{} ? -value : value;
 }
 

@@ -1,4 +1,10 @@
-// Mathematics of the mixture-of-logistics transform of one element, or of a SIMD vector of elements.
+// Mathematics of the mixture-of-logistics transform and its gradient, for one element or a SIMD vector of
+// elements. Notation as in vflow/ops/reference/mixlogistic.py.
+//
+// Weights stay unnormalised, w_k = exp(logit_k - top), and the CDF, the survival function and the density
+// are sums of w_k sigmoid(z_k), w_k sigmoid(-z_k) and w_k pdf_k: one pass over the components. Where a sum
+// that is to go through a logarithm comes near underflow, far from every component, it is replaced by the
+// same sum in log space, relative to its largest term (LogSpace): slower, and seldom needed.
 #pragma once
 
 #include <stdint.h>
@@ -7,50 +13,285 @@
 
 namespace vflow::VFLOW_TARGET {
 
+constexpr double kSquashFloor = 0.05, kSquashSpan = 0.9, kLeastLogScale = -7;
+
+// An element's parameters: a before its tanh, b, then K logits, K means, K log-scales, each `V`.
+template <class V>
+struct Params {
+  const V* data;
+  int64_t components;
+
+  VFLOW_INLINE V raw_a() const { return data[0]; }
+  VFLOW_INLINE V b() const { return data[1]; }
+  VFLOW_INLINE V logit(int64_t k) const { return data[2 + k]; }
+  VFLOW_INLINE V mean(int64_t k) const { return data[2 + components + k]; }
+  VFLOW_INLINE V raw_log_scale(int64_t k) const { return data[2 + 2 * components + k]; }
+  VFLOW_INLINE V log_scale(int64_t k) const { return larger(splat<V>(kLeastLogScale), raw_log_scale(k)); }
+  VFLOW_INLINE V top() const {
+    V top = logit(0);
+    for (int64_t k = 1; k < components; ++k) top = larger(top, logit(k));
+    return top;
+  }
+};
+
+// sigmoid(z) and sigmoid(-z), each with its full accuracy, saturating at exp(-|z|) = 1e-38 or 1e-308.
+template <class V>
+struct Sigmoids {
+  V below, above;
+
+  VFLOW_INLINE explicit Sigmoids(V z) {
+    const V most = splat<V>(-Format<V>::exp_least);
+    const V odds = exp_inside(-clamp(-most, z, most));
+    below = splat<V>(1) / (splat<V>(1) + odds);
+    above = odds * below;
+  }
+};
+
+// One logistic at x.
+template <class V>
+struct Component {
+  V weight, inv_scale, z;
+  V below, above;  // sigmoid(z) and sigmoid(-z)
+
+  VFLOW_INLINE V density() const { return weight * inv_scale * (below * above); }
+};
+
+template <class V>
+VFLOW_INLINE Component<V> component(const Params<V>& params, int64_t k, V x, V top) {
+  const V inv_scale = exp_minus(params.log_scale(k)), z = (x - params.mean(k)) * inv_scale;
+  const Sigmoids<V> sigmoids(z);
+  return {exp_bounded(params.logit(k) - top), inv_scale, z, sigmoids.below, sigmoids.above};
+}
+
+// Sums over the components, each times exp(its shift).
+template <class V>
+struct Sums {
+  V total{}, below{}, above{}, density{};
+  V below_shift{}, above_shift{}, density_shift{};
+
+  VFLOW_INLINE void add(const Component<V>& c) {
+    total += c.weight;
+    below += c.weight * c.below;
+    above += c.weight * c.above;
+    density += c.density();
+  }
+
+  // Lanes where a sum under a logarithm is near underflow (or NaN). With the squash the CDF is no such sum.
+  template <bool squash>
+  VFLOW_INLINE auto faint() const {
+    V least = density;
+    if (!squash) least = smaller(smaller(below, above), density);
+    return !(least >= splat<V>(Format<V>::small));
+  }
+};
+
+// The terms of the three sums in log space: log weight + log of the component's part, but for bounded
+// factors `near` (of below and above) and near^2 (of the density).
+template <class V>
+struct LogTerms {
+  V below, above, density, near;
+};
+
+template <class V>
+VFLOW_INLINE LogTerms<V> log_terms(const Params<V>& params, int64_t k, V x) {
+  const V log_scale = params.log_scale(k), logit = params.logit(k);
+  const V limit = splat<V>(Format<V>::largest / 8);  // an infinite z would give inf - inf
+  V z = (x - params.mean(k)) * exp_minus(log_scale);
+  z = clamp(-limit, z, limit);
+  const V near = splat<V>(1) / (splat<V>(1) + exp_minus(magnitude(z)));
+  return {logit + smaller(V{}, z), logit - larger(V{}, z), logit - magnitude(z) - log_scale, near};
+}
+
+// The largest terms, which become the shifts.
+template <class V>
+struct LogSpace {
+  V below, above, density;
+
+  VFLOW_INLINE LogSpace(const Params<V>& params, V x) {
+    const V lowest = splat<V>(-Format<V>::largest);
+    below = above = density = lowest;
+    for (int64_t k = 0; k < params.components; ++k) {
+      const LogTerms<V> terms = log_terms(params, k, x);
+      below = larger(below, terms.below);
+      above = larger(above, terms.above);
+      density = larger(density, terms.density);
+    }
+  }
+
+  VFLOW_INLINE V below_share(const LogTerms<V>& t) const { return exp_bounded(t.below - below) * t.near; }
+  VFLOW_INLINE V above_share(const LogTerms<V>& t) const { return exp_bounded(t.above - above) * t.near; }
+  VFLOW_INLINE V density_share(const LogTerms<V>& t) const {
+    return exp_bounded(t.density - density) * t.near * t.near;
+  }
+};
+
+// Replaces the sums of the faint lanes.
+template <bool squash, class V, class Faint>
+VFLOW_INLINE void sum_in_log_space(Sums<V>& sums, Faint faint, const LogSpace<V>& log_space,
+                                   const Params<V>& params, V x, V top) {
+  V below{}, above{}, density{};
+  for (int64_t k = 0; k < params.components; ++k) {
+    const LogTerms<V> terms = log_terms(params, k, x);
+    density += log_space.density_share(terms);
+    if (squash) continue;
+    below += log_space.below_share(terms);
+    above += log_space.above_share(terms);
+  }
+  sums.density = faint ? density : sums.density;
+  sums.density_shift = faint ? log_space.density - top : V{};
+  if (squash) return;
+  sums.below = faint ? below : sums.below;
+  sums.above = faint ? above : sums.above;
+  sums.below_shift = faint ? log_space.below - top : V{};
+  sums.above_shift = faint ? log_space.above - top : V{};
+}
+
+template <bool squash, class V>
+VFLOW_INLINE Sums<V> sum_components(const Params<V>& params, V x, V top) {
+  Sums<V> sums;
+  for (int64_t k = 0; k < params.components; ++k) sums.add(component(params, k, x, top));
+  const auto faint = sums.template faint<squash>();
+  if (__builtin_expect(any(faint), 0))
+    sum_in_log_space<squash>(sums, faint, LogSpace<V>(params, x), params, x, top);
+  return sums;
+}
+
+// What enters the logit: u = 0.05 + 0.9 F and v = 0.05 + 0.9 (1 - F), or F and 1 - F without the squash
+// (times exp of the sums' shifts).
+template <bool squash, class V>
+struct Odds {
+  V u, v;
+
+  VFLOW_INLINE explicit Odds(const Sums<V>& sums) {
+    const V inv_total = splat<V>(1) / sums.total;
+    u = sums.below * inv_total;
+    v = sums.above * inv_total;
+    if (squash) {
+      u = splat<V>(kSquashFloor) + splat<V>(kSquashSpan) * u;
+      v = splat<V>(kSquashFloor) + splat<V>(kSquashSpan) * v;
+    }
+  }
+  VFLOW_INLINE V logit(const Sums<V>& sums) const {
+    const V shift = squash ? V{} : sums.below_shift - sums.above_shift;
+    return log(u / v) + shift;
+  }
+};
+
 template <class V>
 struct Transformed {
   V y;
   V log_derivative;
 };
 
-// params: a before its tanh, b, K logits, K means, K log-scales, each `V`; the means and the log-scales are
-// overwritten. Weights stay unnormalised until the end: sums of w sigmoid(z), w sigmoid(-z) and w.
+template <bool squash, class V>
+VFLOW_INLINE V log_derivative(const Sums<V>& sums, const Odds<squash, V>& odds, V a) {
+  const V span = splat<V>(squash ? kSquashSpan : 1.0);
+  V shift = sums.density_shift;
+  if (!squash) shift = shift - sums.below_shift - sums.above_shift;
+  return log(sums.density * span / (sums.total * odds.u * odds.v)) + shift + a;
+}
+
+template <bool squash, class V>
+VFLOW_INLINE Transformed<V> mixlogistic(V x, const Params<V>& params) {
+  const Sums<V> sums = sum_components<squash>(params, x, params.top());
+  const Odds<squash, V> odds(sums);
+  const V a = tanh(params.raw_a());
+  return {odds.logit(sums) * exp_bounded(a) + params.b(), log_derivative<squash>(sums, odds, a)};
+}
+
+// What the gradient keeps of every component between its two passes; K of each.
 template <class V>
-VFLOW_INLINE Transformed<V> mixlogistic(V x, V* params, int64_t components) {
-  const V one = splat<V>(1), floor = splat<V>(0.05), span = splat<V>(0.9);
-  const V* logits = params + 2;
-  V* means = params + 2 + components;
-  V* log_scales = means + components;
+struct Kept {
+  V *weight, *inv_scale, *z, *below, *above;
+  V* density;                  // the component's term of the density
+  V *below_term, *above_term;  // and of the CDF and the survival function, without the squash
 
-  V top = logits[0];
-  for (int64_t k = 1; k < components; ++k) top = larger(logits[k], top);
+  static constexpr int64_t vectors(int64_t components) { return 8 * components; }
+  VFLOW_INLINE Kept(V* room, int64_t k)
+      : weight(room),
+        inv_scale(room + k),
+        z(room + 2 * k),
+        below(room + 3 * k),
+        above(room + 4 * k),
+        density(room + 5 * k),
+        below_term(room + 6 * k),
+        above_term(room + 7 * k) {}
+};
 
-  V total{}, below{}, above{}, peak = splat<V>(Format<V>::lowest);
+// Gradient of gy y + gl log_derivative. Overwrites the parameters at `gradient` (which may be where
+// `params` are) and returns the gradient of x.
+template <bool squash, class V>
+VFLOW_INLINE V mixlogistic_backward(V gy, V gl, V x, const Params<V>& params, V* gradient,
+                                    const Kept<V>& kept) {
+  const int64_t components = params.components;
+  const V one = splat<V>(1), top = params.top(), far_z = splat<V>(Format<V>::huge);
+  Sums<V> sums;
   for (int64_t k = 0; k < components; ++k) {
-    const V log_scale = log_scales[k] < splat<V>(-7) ? splat<V>(-7) : log_scales[k];
-    const V z = (x - means[k]) * exp(-log_scale);
-    const V distance = magnitude(z);
-    const V tail = exp(-distance);
-    const V near = one / (one + tail), far = tail * near;  // sigmoid(|z|), sigmoid(-|z|)
-    const V weight = exp(logits[k] - top);
-    total += weight;
-    below += weight * (z < V{} ? far : near);
-    above += weight * (z < V{} ? near : far);
-    // The density's logarithm without its bounded factor near^2, so that no tail underflows.
-    const V log_peak = logits[k] - distance - log_scale;
-    peak = larger(log_peak, peak);
-    means[k] = log_peak;
-    log_scales[k] = near * near;
+    const Component<V> c = component(params, k, x, top);
+    sums.add(c);
+    kept.weight[k] = c.weight;
+    kept.inv_scale[k] = c.inv_scale;
+    // What an infinite z multiplies below is nothing, and the product must not be NaN.
+    kept.z[k] = clamp(-far_z, c.z, far_z);
+    kept.below[k] = c.below;
+    kept.above[k] = c.above;
+    kept.density[k] = c.density();
+    if (squash) continue;
+    kept.below_term[k] = c.weight * c.below;
+    kept.above_term[k] = c.weight * c.above;
   }
-  V density{};
-  for (int64_t k = 0; k < components; ++k) density += exp(means[k] - peak) * log_scales[k];
+  const auto faint = sums.template faint<squash>();
+  if (__builtin_expect(any(faint), 0)) {
+    const LogSpace<V> log_space(params, x);
+    sum_in_log_space<squash>(sums, faint, log_space, params, x, top);
+    for (int64_t k = 0; k < components; ++k) {
+      const LogTerms<V> terms = log_terms(params, k, x);
+      kept.density[k] = faint ? log_space.density_share(terms) : kept.density[k];
+      if (squash) continue;
+      kept.below_term[k] = faint ? log_space.below_share(terms) : kept.below_term[k];
+      kept.above_term[k] = faint ? log_space.above_share(terms) : kept.above_term[k];
+    }
+  }
 
-  const V a = tanh(params[0]);
-  const V log_u = log(floor + span * below / total);
-  const V log_v = log(floor + span * above / total);
-  const V log_density = (peak - top) + (log(density) - log(total));
-  return {(log_u - log_v) * exp(a) + params[1],
-          log_density + splat<V>(-0.10536051565782628) - log_u - log_v + a};
+  const Odds<squash, V> odds(sums);
+  const V a = tanh(params.raw_a()), gy_exp_a = gy * exp_bounded(a), inv_total = one / sums.total;
+  gradient[0] = (gy_exp_a * odds.logit(sums) + gl) * (one - a * a);
+  gradient[1] = gy;
+  V *grad_logits = gradient + 2, *grad_means = grad_logits + components,
+    *grad_log_scales = grad_means + components;
+  const V of_density = gl / sums.density;
+  V grad_x{};
+
+  // With the squash: the gradient of F. d/dF of logit(u) is span / (u v); of -log u - log v it is
+  // span (u - v) / (u v), as u + v = 1.
+  V of_cdf{}, cdf{}, of_below{}, of_above{};
+  if (squash) {
+    of_cdf = (gy_exp_a + gl * (odds.u - odds.v)) * splat<V>(kSquashSpan) / (odds.u * odds.v);
+    cdf = sums.below * inv_total;
+  } else {
+    of_below = (gy_exp_a - gl) / sums.below;
+    of_above = (-gy_exp_a - gl) / sums.above;
+  }
+  for (int64_t k = 0; k < components; ++k) {
+    const V share = of_density * kept.density[k], below = kept.below[k], above = kept.above[k];
+    const V weight = kept.weight[k] * inv_total;
+    V grad_z = share * (above - below);
+    if (squash) {
+      const V of_weight = of_cdf * weight;
+      grad_logits[k] = of_weight * (below - cdf) + (share - weight * gl);
+      grad_z += of_weight * (below * above);
+    } else {
+      const V below_share = of_below * kept.below_term[k], above_share = of_above * kept.above_term[k];
+      grad_logits[k] = below_share + above_share + (share + weight * gl);
+      grad_z += below_share * above - above_share * below;
+    }
+    const V slope = grad_z * kept.inv_scale[k];
+    grad_x += slope;
+    grad_means[k] = -slope;
+    const V grad_log_scale = -(grad_z * kept.z[k] + share);
+    grad_log_scales[k] = params.raw_log_scale(k) < splat<V>(kLeastLogScale) ? V{} : grad_log_scale;
+  }
+  return grad_x;
 }
 
 }  // namespace vflow::VFLOW_TARGET

@@ -6,8 +6,10 @@
 namespace vflow {
 
 static Target detect() {
-#if defined(VFLOW_HAS_x86_64_v3) || defined(VFLOW_HAS_x86_64_v4)
+#if defined(VFLOW_HAS_x86_64_v2) || defined(VFLOW_HAS_x86_64_v3) || defined(VFLOW_HAS_x86_64_v4)
   __builtin_cpu_init();
+#endif
+#if defined(VFLOW_HAS_x86_64_v3) || defined(VFLOW_HAS_x86_64_v4)
   const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                   __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
                   __builtin_cpu_supports("f16c") && __builtin_cpu_supports("lzcnt");
@@ -20,6 +22,10 @@ static Target detect() {
 #endif
 #if defined(VFLOW_HAS_x86_64_v3)
   if (v3) return Target::x86_64_v3;
+#endif
+#if defined(VFLOW_HAS_x86_64_v2)
+  if (__builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("ssse3") && __builtin_cpu_supports("popcnt"))
+    return Target::x86_64_v2;
 #endif
   return Target::generic;
 }
@@ -35,21 +41,42 @@ int vflow_abi_version(void) { return VFLOW_ABI_VERSION; }
 
 const char* vflow_cpu_target(void) {
   switch (vflow::best_target()) {
-    case vflow::Target::x86_64_v4: return "x86-64-v4";
-    case vflow::Target::x86_64_v3: return "x86-64-v3";
-    default: return "generic";
+    case vflow::Target::x86_64_v4:
+      return "x86-64-v4";
+    case vflow::Target::x86_64_v3:
+      return "x86-64-v3";
+    case vflow::Target::x86_64_v2:
+      return "x86-64-v2";
+    default:
+      return "generic";
   }
 }
 
 const char* vflow_error_message(int error) {
   switch (error) {
-    case VFLOW_OK: return "no error";
-    case VFLOW_ERROR_NULL_POINTER: return "a pointer is null";
-    case VFLOW_ERROR_NEGATIVE_SIZE: return "a size is negative";
-    case VFLOW_ERROR_COMPONENTS: return "components must be at least 1";
-    case VFLOW_ERROR_OVERFLOW: return "the sizes are too large";
-    case VFLOW_ERROR_THREADS: return "threads must be at least 1";
-    case VFLOW_ERROR_OUT_OF_MEMORY: return "out of memory";
-    default: return "unknown error";
+    case VFLOW_OK:
+      return "no error";
+    case VFLOW_ERROR_NULL_POINTER:
+      return "a pointer is null";
+    case VFLOW_ERROR_NEGATIVE_SIZE:
+      return "a size is negative";
+    case VFLOW_ERROR_COMPONENTS:
+      return "components must be at least 1";
+    case VFLOW_ERROR_OVERFLOW:
+      return "the sizes are too large";
+    case VFLOW_ERROR_THREADS:
+      return "threads must be at least 1";
+    case VFLOW_ERROR_OUT_OF_MEMORY:
+      return "out of memory";
+    case VFLOW_ERROR_DTYPE:
+      return "dtype must be one of enum vflow_dtype";
+    case VFLOW_ERROR_ROWS:
+      return "a row must divide its array, and a stride must not be negative";
+    case VFLOW_ERROR_FLAG:
+      return "a flag must be 0 or 1";
+    case VFLOW_ERROR_CHANNELS:
+      return "channels must be at least 1";
+    default:
+      return "unknown error";
   }
 }

@@ -1,96 +1,118 @@
 // Mixture-of-logistics transform on the CPU: checks, threads, and the sum of log-determinants.
-#include <new>
-
-#include "../vflow.h"
 #include "mixlogistic_kernel.h"
-#include "target.h"
-
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
+#include "parallel.h"
 
 namespace vflow {
 
 // Elements of a run. A constant: runs, and so the order of every sum, do not depend on the threads.
 constexpr int64_t kRun = 512;
 
-template <class T>
-static MixlogisticRun<T> select_run() {
-  switch (best_target()) {
-#if defined(VFLOW_HAS_x86_64_v4)
-    case Target::x86_64_v4: return x86_64_v4::mixlogistic_run;
-#endif
-#if defined(VFLOW_HAS_x86_64_v3)
-    case Target::x86_64_v3: return x86_64_v3::mixlogistic_run;
-#endif
-    default: return generic::mixlogistic_run;
-  }
+struct Sizes {
+  int64_t batch, elements, components;
+};
+
+static int check(int dtype, const Sizes& sizes, int squash, int threads) {
+  if (dtype < 0 || dtype >= kDtypes) return VFLOW_ERROR_DTYPE;
+  if (sizes.batch < 0 || sizes.elements < 0) return VFLOW_ERROR_NEGATIVE_SIZE;
+  if (sizes.components < 1) return VFLOW_ERROR_COMPONENTS;
+  if (squash != 0 && squash != 1) return VFLOW_ERROR_FLAG;
+  if (threads < 1) return VFLOW_ERROR_THREADS;
+  int64_t bytes;  // of params, and of a run's scratch
+  if (__builtin_mul_overflow(sizes.components, int64_t{16 * 64}, &bytes) ||
+      __builtin_mul_overflow(bytes, sizes.elements, &bytes) ||
+      __builtin_mul_overflow(bytes, sizes.batch, &bytes))
+    return VFLOW_ERROR_OVERFLOW;
+  return VFLOW_OK;
 }
 
-template <class T>
-static int forward(const T* x, const T* params, T* y, T* logdet, int64_t batch, int64_t elements,
-                   int64_t components, int threads) {
-  if (batch < 0 || elements < 0) return VFLOW_ERROR_NEGATIVE_SIZE;
-  if (components < 1) return VFLOW_ERROR_COMPONENTS;
-  if (threads < 1) return VFLOW_ERROR_THREADS;
-  int64_t width, row_bytes, image_bytes, bytes;
-  if (__builtin_mul_overflow(components, int64_t{3}, &width) ||
-      __builtin_add_overflow(width, int64_t{2}, &width) ||
-      __builtin_mul_overflow(width, int64_t{64}, &row_bytes) ||
-      __builtin_mul_overflow(row_bytes, elements, &image_bytes) ||
-      __builtin_mul_overflow(image_bytes, batch, &bytes))
-    return VFLOW_ERROR_OVERFLOW;
-  if (batch == 0) return VFLOW_OK;
-  if (!logdet || (elements > 0 && (!x || !params || !y))) return VFLOW_ERROR_NULL_POINTER;
-
-  const int64_t runs_per_image = (elements + kRun - 1) / kRun, runs = batch * runs_per_image;
-  if (threads > runs) threads = runs > 0 ? static_cast<int>(runs) : 1;
-#if !defined(_OPENMP)
-  threads = 1;
-#endif
-  int64_t scratch_size;
-  if (__builtin_mul_overflow(scratch_bytes(components), int64_t{threads}, &scratch_size))
-    return VFLOW_ERROR_OVERFLOW;
-  const std::align_val_t alignment{kScratchAlignment};
-  double* sums = new (std::nothrow) double[static_cast<size_t>(runs)];
-  char* scratch = static_cast<char*>(
-      ::operator new(static_cast<size_t>(scratch_size), alignment, std::nothrow));
-  int error = VFLOW_OK;
-  if (!sums || !scratch) {
-    error = VFLOW_ERROR_OUT_OF_MEMORY;
-  } else {
-    const MixlogisticRun<T> run = select_run<T>();
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (int64_t i = 0; i < runs; ++i) {
-      const int64_t start = i % runs_per_image * kRun;
-      const int64_t count = elements - start < kRun ? elements - start : kRun;
-      const int64_t first = i / runs_per_image * elements + start;
-#if defined(_OPENMP)
-      char* own = scratch + omp_get_thread_num() * scratch_bytes(components);
-#else
-      char* own = scratch;
-#endif
-      sums[i] = run(x + first, params + first * width, y + first, count, components, own);
-    }
-    for (int64_t b = 0; b < batch; ++b) {
-      double sum = 0;
-      for (int64_t i = 0; i < runs_per_image; ++i) sum += sums[b * runs_per_image + i];
-      logdet[b] = static_cast<T>(sum);
-    }
+// Runs over all elements; sums what the runs return to logdet [batch], if there is one.
+template <class Run>
+static int for_runs(const Sizes& sizes, int dtype, void* logdet, int threads, Run run,
+                    const MixlogisticArrays& arrays, int64_t scratch_bytes) {
+  const int64_t runs_per_image = (sizes.elements + kRun - 1) / kRun;
+  const int64_t runs = sizes.batch * runs_per_image;
+  threads = threads_for(runs, threads);
+  const Scratch scratch = allocate(scratch_bytes, threads);
+  const Scratch memory = allocate(static_cast<int64_t>(sizeof(double)), runs / (int64_t{kAlignment} / 8) + 1);
+  if (!scratch || !memory) return VFLOW_ERROR_OUT_OF_MEMORY;
+  double* sums = reinterpret_cast<double*>(memory.get());
+  parallel_for(runs, threads, [&](int64_t i, int thread) {
+    const int64_t image = i / runs_per_image, start = i % runs_per_image * kRun;
+    const int64_t count = sizes.elements - start < kRun ? sizes.elements - start : kRun;
+    sums[i] = run(arrays, image, image * sizes.elements + start, count,
+                  scratch.get() + thread * aligned(scratch_bytes));
+  });
+  if (!logdet) return VFLOW_OK;
+  for (int64_t b = 0; b < sizes.batch; ++b) {
+    double sum = 0;
+    for (int64_t i = 0; i < runs_per_image; ++i) sum += sums[b * runs_per_image + i];
+    if (dtype == VFLOW_FLOAT64)
+      static_cast<double*>(logdet)[b] = sum;
+    else
+      static_cast<float*>(logdet)[b] = static_cast<float>(sum);
   }
-  ::operator delete(scratch, alignment);
-  delete[] sums;
-  return error;
+  return VFLOW_OK;
+}
+
+static int transform(const MixlogisticKernels::Run (&runs)[kDtypes][2], int dtype, const RowsView& input,
+                     const void* params, void* output, void* logdet, const Sizes& sizes, int squash,
+                     int threads) {
+  int error = check(dtype, sizes, squash, threads);
+  if (error || sizes.batch == 0) return error;
+  if (!logdet || (sizes.elements > 0 && (!params || !output))) return VFLOW_ERROR_NULL_POINTER;
+  error = input.check(sizes.batch * sizes.elements);
+  if (error) return error;
+  MixlogisticArrays arrays{};
+  arrays.input = input;
+  arrays.params = params;
+  arrays.output = output;
+  arrays.components = sizes.components;
+  const MixlogisticKernels& kernels = VFLOW_BEST_KERNELS(mixlogistic_kernels);
+  return for_runs(sizes, dtype, logdet, threads, runs[dtype][squash], arrays,
+                  kernels.scratch_bytes(sizes.components));
 }
 
 }  // namespace vflow
 
-int vflow_cpu_mixlogistic_f32(const float* x, const float* params, float* y, float* logdet,
-                              int64_t batch, int64_t elements, int64_t components, int threads) {
-  return vflow::forward(x, params, y, logdet, batch, elements, components, threads);
+using namespace vflow;
+
+int vflow_cpu_mixlogistic(int dtype, const void* x, int64_t x_row, int64_t x_stride, const void* params,
+                          void* y, void* logdet, int64_t batch, int64_t elements, int64_t components,
+                          int squash, int threads) {
+  return transform(VFLOW_BEST_KERNELS(mixlogistic_kernels).forward, dtype, {x, x_row, x_stride}, params, y,
+                   logdet, {batch, elements, components}, squash, threads);
 }
 
-int vflow_cpu_mixlogistic_f64(const double* x, const double* params, double* y, double* logdet,
-                              int64_t batch, int64_t elements, int64_t components, int threads) {
-  return vflow::forward(x, params, y, logdet, batch, elements, components, threads);
+int vflow_cpu_mixlogistic_inverse(int dtype, const void* y, int64_t y_row, int64_t y_stride,
+                                  const void* params, void* x, void* logdet, int64_t batch, int64_t elements,
+                                  int64_t components, int squash, int threads) {
+  return transform(VFLOW_BEST_KERNELS(mixlogistic_kernels).inverse, dtype, {y, y_row, y_stride}, params, x,
+                   logdet, {batch, elements, components}, squash, threads);
+}
+
+int vflow_cpu_mixlogistic_backward(int dtype, const void* grad_y, int64_t grad_y_row, int64_t grad_y_stride,
+                                   const void* grad_logdet, const void* x, int64_t x_row, int64_t x_stride,
+                                   const void* params, void* grad_x, void* grad_params, int64_t batch,
+                                   int64_t elements, int64_t components, int squash, int threads) {
+  const Sizes sizes{batch, elements, components};
+  int error = check(dtype, sizes, squash, threads);
+  if (error || batch == 0 || elements == 0) return error;
+  if (!grad_logdet || !params || !grad_x || !grad_params) return VFLOW_ERROR_NULL_POINTER;
+  MixlogisticArrays arrays{};
+  arrays.input = {x, x_row, x_stride};
+  arrays.grad_y = {grad_y, grad_y_row, grad_y_stride};
+  error = arrays.input.check(batch * elements);
+  if (!error) error = arrays.grad_y.check(batch * elements);
+  if (error) return error;
+  arrays.params = params;
+  arrays.output = grad_x;
+  arrays.grad_logdet = grad_logdet;
+  arrays.grad_params = grad_params;
+  arrays.components = components;
+  const int64_t bytes = batch * elements * (2 + 3 * components) * size_of(dtype);
+  arrays.stream = bytes >= kLargeBytes;
+  prepare_output(grad_params, bytes);
+  const MixlogisticKernels& kernels = VFLOW_BEST_KERNELS(mixlogistic_kernels);
+  return for_runs(sizes, dtype, nullptr, threads, kernels.backward[dtype][squash], arrays,
+                  kernels.scratch_bytes(components));
 }

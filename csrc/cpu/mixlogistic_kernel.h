@@ -1,29 +1,36 @@
-// A run of elements of one image: the unit of work of a thread, compiled once for each instruction set.
+// The mixlogistic kernels of one instruction set: a run of elements of one image is the unit of work of a
+// thread.
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 
+#include "arrays.h"
+#include "target.h"
+
 namespace vflow {
 
-constexpr size_t kScratchAlignment = 64;
+// What a run reads and writes. Pointers are to the whole arrays; `first` and `count` choose the elements.
+struct MixlogisticArrays {
+  RowsView input;  // x; y of the inverse
+  const void* params;
+  void* output;     // y; x of the inverse; grad x of the gradient
+  RowsView grad_y;  // of the gradient alone, as are the following
+  const void* grad_logdet;
+  void* grad_params;
+  int64_t components;
+  bool stream;  // whether grad_params is to go around the caches
+};
 
-// Bytes of aligned scratch that a run needs: room for one SIMD vector of elements' parameters.
-constexpr int64_t scratch_bytes(int64_t components) { return (2 + 3 * components) * 64; }
+struct MixlogisticKernels {
+  // Bytes of scratch, aligned to 64, that a run of the operation needs.
+  int64_t (*scratch_bytes)(int64_t components);
+  // [dtype][squash]; each returns the sum of the log-derivatives, the gradient nothing of meaning.
+  using Run = double (*)(const MixlogisticArrays&, int64_t image, int64_t first, int64_t count,
+                         void* scratch);
+  Run forward[kDtypes][2], backward[kDtypes][2], inverse[kDtypes][2];
+};
 
-// Writes y [count] and returns the sum of the log-derivatives.
-template <class T>
-using MixlogisticRun = double (*)(const T* x, const T* params, T* y, int64_t count,
-                                  int64_t components, void* scratch);
-
-#define VFLOW_DECLARE_TARGET(target)                                                              \
-  namespace target {                                                                              \
-  double mixlogistic_run(const float*, const float*, float*, int64_t, int64_t, void*);            \
-  double mixlogistic_run(const double*, const double*, double*, int64_t, int64_t, void*);         \
-  }
-
-VFLOW_DECLARE_TARGET(generic)
-VFLOW_DECLARE_TARGET(x86_64_v3)
-VFLOW_DECLARE_TARGET(x86_64_v4)
+VFLOW_DECLARE_KERNELS(const MixlogisticKernels& mixlogistic_kernels())
 
 }  // namespace vflow

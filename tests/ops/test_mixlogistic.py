@@ -17,6 +17,7 @@ from vflow.ops import mixlogistic, mixlogistic_inverse, use_backend
 from vflow.ops.reference.mixlogistic import mixture
 from vflow.ops.reference.mixlogistic_inverse import mixture_quantile
 
+BACKENDS = ["reference", "cpu"]
 GOLDEN_TOLERANCE = 1e-8
 REACH = math.log(0.95 / 0.05)  # |logit(u)| at the ends of the squash
 
@@ -36,7 +37,7 @@ def golden_inputs(golden, components):
     return get, a, get("x")[:, None], params[:, None]  # one element an image: logdet is elementwise
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("components", [4, 10, 32])
 def test_golden(golden, components, backend):
     get, a, x, params = golden_inputs(golden, components)
@@ -87,12 +88,17 @@ def extreme_inputs(seed, batch, elements, components, dtype):
     return torch.from_numpy(x).to(dtype), torch.from_numpy(params).to(dtype)
 
 
+def outputs_and_gradients(function, leaves, squash):
+    y, logdet = function(*leaves, squash)
+    return [y, logdet, *torch.autograd.grad(y.sum() + logdet.sum(), leaves)]
+
+
 @given(
     seed=st.integers(0, 2**32 - 1),
     batch=st.integers(1, 4),
     elements=st.integers(1, 40),
     components=st.sampled_from([1, 2, 3, 4, 10, 32, 40]),
-    kind=st.sampled_from([("reference", True), ("cpu", True), ("reference", False)]),
+    kind=st.sampled_from([(b, s) for b in ("reference", "cpu") for s in (True, False)]),
 )
 def test_extremes_are_finite_and_right(seed, batch, elements, components, kind):
     backend, squash = kind
@@ -100,8 +106,7 @@ def test_extremes_are_finite_and_right(seed, batch, elements, components, kind):
 
     def run(function, dtype):
         leaves = [t.to(dtype).requires_grad_() for t in (x, params)]
-        y, logdet = function(*leaves, squash)
-        return [y, logdet, *torch.autograd.grad(y.sum() + logdet.sum(), leaves)]
+        return outputs_and_gradients(function, leaves, squash)
 
     truth = run(plain_mixlogistic, torch.float64)
     with use_backend(backend):
@@ -115,7 +120,7 @@ def test_extremes_are_finite_and_right(seed, batch, elements, components, kind):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_tails(backend, dtype):
     """Far from every component the density decays like exp(-|z|), in log space without end."""
     x = torch.tensor([[-5e4], [-50.0], [50.0], [5e4]], dtype=dtype)
@@ -128,18 +133,51 @@ def test_tails(backend, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_without_squash_one_component_is_affine_however_far(dtype):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_without_squash_one_component_is_affine_however_far(backend, dtype):
     """logit(sigmoid(z)) = z: no tail is lost to underflow."""
     x = torch.tensor([[-5e4], [-300.0], [0.5], [300.0], [5e4]], dtype=dtype)
     params = torch.zeros(5, 1, 5, dtype=dtype)
-    y, logdet = mixlogistic(x, params, squash=False)
+    with use_backend(backend):
+        y, logdet = mixlogistic(x, params, squash=False)
+        back, _ = mixlogistic_inverse(y, params, squash=False)
     torch.testing.assert_close(y, x)
     torch.testing.assert_close(logdet, torch.zeros(5, dtype=dtype), rtol=0, atol=1e-2)
-    torch.testing.assert_close(mixlogistic_inverse(y, params, squash=False)[0], x)
+    torch.testing.assert_close(back, x)
 
 
+@pytest.mark.parametrize("squash", [True, False], ids=["squash", "no squash"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_mixtures_at_the_edge(backend, squash):
+    """Equal components are one; one of weight 1 - 1e-7 rules where it can; scales at the clamp."""
+    components, elements = 5, 40
+    x = torch.linspace(-50, 50, elements, dtype=torch.float64)
+    one = torch.randn(elements, 5, dtype=torch.float64)
+    one[:, 4] = torch.linspace(-8, 2, elements, dtype=torch.float64)
+
+    def spread(logits):
+        parts = [t.expand(-1, components) for t in one[:, 2:].split(1, dim=1)]
+        return torch.cat([one[:, :2], parts[0] + logits, *parts[1:]], dim=1)
+
+    heavy = spread(torch.tensor([0, *[math.log(1e-7 / 4)] * 4], dtype=torch.float64))
+    heavy[:, -4:] = 3  # the light ones reach further and rule the tails
+    for params in (spread(torch.zeros(components)), heavy):
+        single = [t.float()[None].requires_grad_() for t in (x, params)]
+        double = [t.detach().double().requires_grad_() for t in single]
+        truth = outputs_and_gradients(plain_mixlogistic, double, squash)
+        plain = outputs_and_gradients(plain_mixlogistic, single, squash)
+        with use_backend(backend):
+            exact = outputs_and_gradients(mixlogistic, double, squash)
+            found = outputs_and_gradients(mixlogistic, single, squash)
+        names = ["y", "logdet", "grad x", "grad params"]
+        for name, e, f, p, t in zip(names, exact, found, plain, truth, strict=True):
+            assert relative_error(e, t) < 1e-9, name
+            assert_within_budget(name, f, p, t)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("log_scale", [-7.1, -30.0])
-def test_clamped_log_scale_acts_as_minus_seven_without_gradient(log_scale):
+def test_clamped_log_scale_acts_as_minus_seven_without_gradient(log_scale, backend):
     x = torch.randn(3, 5, dtype=torch.float64) * 1e-3
     params = torch.randn(3, 5, 11, dtype=torch.float64)
     params[..., 5:8] *= 1e-3
@@ -147,15 +185,17 @@ def test_clamped_log_scale_acts_as_minus_seven_without_gradient(log_scale):
     at_clamp = params.clone()
     at_clamp[..., 8] = -7
     params.requires_grad_()
-    y, logdet = mixlogistic(x, params)
-    for actual, expected in zip((y, logdet), mixlogistic(x, at_clamp), strict=True):
+    with use_backend(backend):
+        y, logdet = mixlogistic(x, params)
+        clamped = mixlogistic(x, at_clamp)
+    for actual, expected in zip((y, logdet), clamped, strict=True):
         assert torch.equal(actual, expected)
     (gradient,) = torch.autograd.grad(y.sum() + logdet.sum(), params)
     assert (gradient[..., 8] == 0).all()
     assert (gradient[..., 9:] != 0).all()
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_nan_is_not_hidden(backend):
     """A diverged network must show: the training loop skips steps by it."""
     for place in range(11):
@@ -170,46 +210,56 @@ def test_nan_is_not_hidden(backend):
 
 @given(
     seed=st.integers(0, 2**32 - 1),
-    components=st.sampled_from([1, 3, 10, 32]),
+    components=st.sampled_from([1, 3, 4, 10, 32]),
     dtype=st.sampled_from([torch.float32, torch.float64]),
+    backend=st.sampled_from(BACKENDS),
 )
-def test_inverse_meets_the_cdf(seed, components, dtype):
-    x, params = extreme_inputs(seed, 1, 64, components, dtype)
-    logits, means, log_scales = params[0, :, 2:].t().contiguous().chunk(3)
-    log_odds = 4 * torch.tanh(x[0] / 10)
-    found = mixture_quantile(log_odds, logits, means, log_scales).double()
+def test_inverse_meets_the_cdf(seed, components, dtype, backend):
+    _, params = extreme_inputs(seed, 1, 64, components, dtype)
+    params[..., :2] = 0  # y is the log-odds of the squashed CDF itself
+    y = torch.linspace(-2.9, 2.9, 64, dtype=dtype)[None]
+    with use_backend(backend):
+        found = mixlogistic_inverse(y, params)[0][0].double()
     # Four roundings of x either side: neighbouring floats can be far apart in the CDF.
     rounding = 4 * torch.finfo(dtype).eps * found.abs()
-    parts = [t.double() for t in (logits, means, log_scales)]
-    target, residual = torch.sigmoid(log_odds.double()), 1e-6 if dtype == torch.float32 else 1e-12
+    parts = params[0, :, 2:].double().t().contiguous().chunk(3)
+    target = (torch.sigmoid(y[0].double()) - 0.05) / 0.9
+    residual = 1e-6 if dtype == torch.float32 else 1e-12
     assert (mixture(found - rounding, *parts).cdf <= target + residual).all()
     assert (mixture(found + rounding, *parts).cdf >= target - residual).all()
 
 
 @pytest.mark.parametrize("squash", [True, False], ids=["squash", "no squash"])
 @pytest.mark.parametrize("components", [1, 4, 32])
-def test_round_trip(components, squash):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_round_trip(backend, components, squash):
     x = 2 * torch.randn(4, 3, 5, dtype=torch.float64)
     params = torch.randn(4, 3, 5, 2 + 3 * components, dtype=torch.float64)
-    y, logdet = mixlogistic(x, params, squash)
-    back, inverse_logdet = mixlogistic_inverse(y, params, squash)
+    with use_backend(backend):
+        y, logdet = mixlogistic(x, params, squash)
+        back, inverse_logdet = mixlogistic_inverse(y, params, squash)
     torch.testing.assert_close(back, x, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(inverse_logdet, -logdet, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str
-)
+DTYPES_OF = {
+    "reference": [torch.float16, torch.bfloat16, torch.float32, torch.float64],
+    "cpu": [torch.bfloat16, torch.float32, torch.float64],
+}
+
+
+@pytest.mark.parametrize(("backend", "dtype"), [(b, d) for b in BACKENDS for d in DTYPES_OF[b]])
 @pytest.mark.parametrize("shift", ["b", "0"])
 @pytest.mark.parametrize("squash", [True, False], ids=["squash", "no squash"])
-def test_inverse_is_finite_for_every_finite_y(dtype, shift, squash):
+def test_inverse_is_finite_for_every_finite_y(backend, dtype, shift, squash):
     largest = torch.finfo(dtype).max
     y = torch.tensor([0, 2.9, 2.95, 10, 1e4, largest], dtype=dtype)
     y = torch.cat([-y, y])[None]
     params = torch.randn(1, 12, 14).to(dtype)
     if shift == "0":
         params[..., :2] = 0
-    x, logdet = mixlogistic_inverse(y, params, squash)
+    with use_backend(backend):
+        x, logdet = mixlogistic_inverse(y, params, squash)
     assert x.isfinite().all()
     assert logdet.isfinite().all()
     if shift == "0":  # outside the reach: in order, at the two ends
@@ -217,8 +267,23 @@ def test_inverse_is_finite_for_every_finite_y(dtype, shift, squash):
         assert x[0, :6].min() < 0
 
 
-def test_inverse_ends_for_absurd_parameters():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_inverse_ends_for_absurd_parameters(backend):
     y = torch.linspace(-2.9, 2.9, 400)[None]
     for scale in (1e2, 1e4, 1e30):
-        x, _ = mixlogistic_inverse(y, scale * torch.randn(1, 400, 14))
+        with use_backend(backend):
+            x, _ = mixlogistic_inverse(y, scale * torch.randn(1, 400, 14))
         assert x.isfinite().all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("squash", [True, False], ids=["squash", "no squash"])
+def test_inverse_of_nan_is_nan_and_ends(backend, squash):
+    params = torch.randn(2, 5, 14)
+    y = torch.randn(2, 5).clamp(-1, 1)
+    y[0, 2] = math.nan
+    with use_backend(backend):
+        x, logdet = mixlogistic_inverse(y, params, squash)
+    assert x[0, 2].isnan()
+    assert logdet[0].isnan()
+    assert x[1].isfinite().all()

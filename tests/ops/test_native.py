@@ -1,4 +1,4 @@
-"""The native CPU kernels against the reference, and the C ABI against misuse."""
+"""The native CPU library: its kernels against the reference, and the C ABI against misuse."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.tolerances import assert_within_budget
-from vflow.ops import mixlogistic, native, use_backend
+from vflow.ops import mixlogistic, mixlogistic_inverse, native, use_backend
 
 ROOT = Path(__file__).parent.parent.parent
 COMPONENTS = [1, 3, 4, 10, 32, 40]
 SHAPES = [(1, 1), (3, 7), (2, 5, 3), (3, 19, 9, 7), (2, 513)]  # odd sizes, and more than one run
+DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 
 
 @pytest.fixture(autouse=True)
@@ -24,103 +27,234 @@ def _built():
     assert native.cpu_missing() is None, native.cpu_missing()
 
 
-def run(backend, *inputs):
+def outputs_and_gradients(backend, x, params, squash=True):
+    """y, logdet and, for fixed cotangents, the gradients."""
+    leaves = [t.detach().requires_grad_() for t in (x, params)]
     with use_backend(backend):
-        return mixlogistic(*inputs)
+        y, logdet = mixlogistic(*leaves, squash)
+    generator = torch.Generator().manual_seed(2)
+    cotangents = [
+        torch.randn(t.shape, generator=generator, dtype=torch.float64).to(x.dtype).to(t.dtype)
+        for t in (y, logdet)
+    ]
+    return [y.detach(), logdet.detach(), *torch.autograd.grad((y, logdet), leaves, cotangents)]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def assert_agrees(x, params, squash=True):
+    """Hold the native forward and backward to the reference, at the dtype of the inputs."""
+    truth = outputs_and_gradients("reference", x.double(), params.double(), squash)
+    found = outputs_and_gradients("cpu", x, params, squash)
+    reference = outputs_and_gradients("reference", x, params, squash)
+    names = ["y", "logdet", "grad x", "grad params"]
+    for name, f, r, t in zip(names, found, reference, truth, strict=True):
+        if x.dtype == torch.float64:
+            assert f.isfinite().all()
+            torch.testing.assert_close(f, t, rtol=1e-12, atol=1e-12 * t.abs().max().item())
+        else:
+            # The logarithms that a log-determinant adds up are of order one.
+            assert_within_budget(name, f, r, t, scale=1.0 if name == "logdet" else 0.0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("squash", [True, False], ids=["squash", "no squash"])
 @pytest.mark.parametrize("components", COMPONENTS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_agrees_with_the_reference(shape, components, dtype):
+def test_agrees_with_the_reference(shape, components, squash, dtype):
     x = 3 * torch.randn(shape, dtype=dtype)
     params = 2 * torch.randn(*shape, 2 + 3 * components, dtype=dtype)
-    truth = run("reference", x.double(), params.double())
-    for name, actual, reference, exact in zip(
-        ("y", "logdet"), run("cpu", x, params), run("reference", x, params), truth, strict=True
-    ):
-        if dtype == torch.float64:
-            torch.testing.assert_close(actual, exact, rtol=1e-12, atol=1e-12)
-        else:
-            assert_within_budget(name, actual, reference, exact)
+    assert_agrees(x, params, squash)
 
 
-def test_strided_inputs():
-    x, params = torch.randn(4, 6, 5), torch.randn(4, 6, 5, 14)
-    expected = run("cpu", x.transpose(1, 2).contiguous(), params.transpose(1, 2).contiguous())
-    for actual, wanted in zip(
-        run("cpu", x.transpose(1, 2), params.transpose(1, 2)), expected, strict=True
-    ):
-        assert torch.equal(actual, wanted)
+@given(
+    batch=st.integers(1, 3),
+    shape=st.lists(st.integers(1, 6), min_size=1, max_size=3),
+    components=st.integers(1, 12),
+    dtype=st.sampled_from(DTYPES),
+    squash=st.booleans(),
+    split=st.sampled_from(["checkerboard", "channels", "transposed", "whole"]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_agrees_on_any_shape_and_stride(batch, shape, components, dtype, squash, split, seed):
+    torch.manual_seed(seed)
+    if split == "checkerboard":
+        wide = torch.randn(batch, *shape[:-1], 2 * shape[-1], 3)
+        x = wide[..., 1::2, :]
+    elif split == "channels":
+        x = torch.randn(batch, *shape, 5)[..., 2:]
+    elif split == "transposed":
+        x = torch.randn(batch, 3, *shape).movedim(1, -1)
+    else:
+        x = torch.randn(batch, *shape)
+    params = torch.randn(*x.shape, 2 + 3 * components)
+    x, params = x.to(dtype), params.to(dtype)  # .to keeps strides
+    assert_agrees(x, params, squash)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_same_bits_for_any_number_of_threads(dtype):
-    x, params = torch.randn(3, 1700, dtype=dtype), torch.randn(3, 1700, 14, dtype=dtype)
-    expected = run("cpu", x, params)
-    for threads in (2, 3, 5, 64):
-        torch.set_num_threads(threads)
-        for actual, wanted in zip(run("cpu", x, params), expected, strict=True):
-            assert torch.equal(actual, wanted), threads
-
-
-def test_an_image_does_not_depend_on_its_neighbours():
-    x, params = torch.randn(3, 700), torch.randn(3, 700, 14)
-    y, logdet = run("cpu", x, params)
-    alone_y, alone_logdet = run("cpu", x[1:2].clone(), params[1:2].clone())
-    assert torch.equal(y[1:2], alone_y)
-    assert torch.equal(logdet[1:2], alone_logdet)
-
-
-GOOD = {
-    "x": 1,
-    "params": 1,
-    "y": 1,
-    "logdet": 1,
-    "batch": 2,
-    "elements": 3,
-    "components": 4,
-    "threads": 1,
-}
+@pytest.mark.parametrize("squash", [True, False], ids=["squash", "no squash"])
+@pytest.mark.parametrize("components", COMPONENTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_inverse_of_strided_outputs(dtype, components, squash):
+    """The inverse meets y as closely as the reference's inverse does."""
+    x = torch.randn(3, 6, 8, 5, dtype=torch.float64)[:, :, 1::2]
+    params = torch.randn(*x.shape, 2 + 3 * components, dtype=torch.float64).to(dtype)
+    y = torch.empty(3, 6, 8, 5, dtype=dtype)[:, :, 1::2]
+    with use_backend("reference"):
+        reach = 2.5 * torch.tanh(x)  # well inside the squash
+        y.copy_(params[..., 1] + params[..., 0].double().tanh().exp() * reach)
+        expected, expected_logdet = mixlogistic_inverse(y, params, squash)
+        truth, truth_logdet = mixlogistic_inverse(y.double(), params.double(), squash)
+    with use_backend("cpu"):
+        found, logdet = mixlogistic_inverse(y, params, squash)
+    if dtype == torch.float64:  # the Newton iterations end within some roundings of each other
+        torch.testing.assert_close(found, truth, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(logdet, truth_logdet, rtol=1e-9, atol=1e-9)
+    else:
+        assert_within_budget("x", found, expected, truth)
+        assert_within_budget("logdet", logdet, expected_logdet, truth_logdet, scale=1.0)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("tensor", "copied"),
     [
-        ({"x": None}, "null"),
-        ({"params": None}, "null"),
-        ({"y": None}, "null"),
-        ({"logdet": None}, "null"),
-        ({"batch": -1}, "negative"),
-        ({"elements": -1}, "negative"),
-        ({"components": 0}, "components"),
-        ({"components": -3}, "components"),
-        ({"threads": 0}, "threads"),
-        ({"components": 2**62}, "large"),
-        ({"batch": 2**40, "elements": 2**40}, "large"),
+        (torch.arange(24).view(2, 3, 4), False),
+        (torch.arange(48).view(2, 2, 4, 3)[:, :, ::2], False),
+        (torch.arange(48).view(2, 2, 4, 3)[:, :, 1::2], False),
+        (torch.arange(48).view(2, 2, 4, 3)[..., 1:], False),
+        (torch.arange(48).view(2, 2, 4, 3)[..., 1:2], False),
+        (torch.tensor(7).expand(2, 3, 4), False),
+        (torch.arange(24).view(2, 3, 4).transpose(1, 2), True),
+        (torch.arange(2)[:, None].expand(2, 5), True),
+        (torch.arange(48).view(2, 4, 3, 2)[:, ::2, :, 1:], True),
+    ],
+    ids=["whole", "even", "odd", "channels", "channel", "expanded", "transposed", "rows", "both"],
+)
+def test_rows_are_the_tensor(tensor, copied):
+    """What the C ABI reads is the tensor, and only what lies in no rows is copied."""
+    rows = native.Rows(tensor)
+    pointer, row, stride = rows.arguments
+    assert (rows.tensor.data_ptr() != tensor.data_ptr()) == copied
+    numbers = [
+        ctypes.c_int64.from_address(pointer + 8 * (i // row * stride + i % row)).value
+        for i in range(tensor.numel())
+    ]
+    assert numbers == tensor.flatten().tolist()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_same_bits_for_any_number_of_threads(dtype):
+    x, params = torch.randn(3, 1700).to(dtype), torch.randn(3, 1700, 14).to(dtype)
+
+    def run():
+        with use_backend("cpu"):
+            inverse = mixlogistic_inverse(x, params)
+        return [*outputs_and_gradients("cpu", x, params), *inverse]
+
+    expected = run()
+    for threads in (2, 3, 5, 64):
+        torch.set_num_threads(threads)
+        for actual, wanted in zip(run(), expected, strict=True):
+            assert torch.equal(actual, wanted), threads
+
+
+@pytest.mark.parametrize("squash", [True, False], ids=["squash", "no squash"])
+def test_an_image_does_not_depend_on_its_neighbours(squash):
+    x, params = torch.randn(3, 700), torch.randn(3, 700, 14)
+    x[2] *= 1e4  # its sums are taken in log space
+    together = outputs_and_gradients("cpu", x, params, squash)
+    for i in range(3):
+        image = slice(i, i + 1)
+        with use_backend("cpu"):
+            alone = mixlogistic(x[image].clone(), params[image].clone(), squash)
+        for one, all_of_them in zip(alone, together, strict=False):
+            assert torch.equal(one, all_of_them[image])
+
+
+def test_large_gradients_go_around_the_caches():
+    """Above 16 MiB the gradient of the parameters is streamed: the same bits as image by image."""
+    x, params = torch.randn(5, 9001), torch.randn(5, 9001, 98)
+    y, logdet, grad_x, grad_params = outputs_and_gradients("cpu", x, params)
+    assert grad_params.nbytes > 16 << 20
+    leaves = [t[:1].clone().requires_grad_() for t in (x, params)]
+    generator = torch.Generator().manual_seed(2)
+    cotangents = [
+        torch.randn(t.shape, generator=generator, dtype=torch.float64).to(torch.float32)
+        for t in (y, logdet)
+    ]
+    with use_backend("cpu"):
+        alone = torch.autograd.grad(mixlogistic(*leaves), leaves, [t[:1] for t in cotangents])
+    assert torch.equal(alone[0], grad_x[:1])
+    assert torch.equal(alone[1], grad_params[:1])
+
+
+# Arguments of a good call, in order; "row" and "stride" belong to the tensor before them.
+FORWARD = {
+    "dtype": 0,
+    **{"x": 1, "x_row": 6, "x_stride": 6, "params": 1, "y": 1, "logdet": 1},
+    **{"batch": 2, "elements": 3, "components": 4, "squash": 1, "threads": 1},
+}
+BACKWARD = {
+    "dtype": 0,
+    **{"grad_y": 1, "grad_y_row": 6, "grad_y_stride": 6, "grad_logdet": 1},
+    **{"x": 1, "x_row": 6, "x_stride": 6, "params": 1, "grad_x": 1, "grad_params": 1},
+    **{"batch": 2, "elements": 3, "components": 4, "squash": 1, "threads": 1},
+}
+FUNCTIONS = {
+    "vflow_cpu_mixlogistic": (FORWARD, ["y", "logdet"]),
+    "vflow_cpu_mixlogistic_inverse": (FORWARD, ["y", "logdet"]),
+    "vflow_cpu_mixlogistic_backward": (BACKWARD, ["grad_x", "grad_params"]),
+}
+MISUSE = [
+    ({"dtype": -1}, "dtype"),
+    ({"dtype": 3}, "dtype"),
+    ({"batch": -1}, "negative"),
+    ({"elements": -1}, "negative"),
+    ({"components": 0}, "components"),
+    ({"components": -3}, "components"),
+    ({"threads": 0}, "threads"),
+    ({"squash": 2}, "flag"),
+    ({"components": 2**62}, "large"),
+    ({"batch": 2**40, "elements": 2**40}, "large"),
+    ({"x_row": 0}, "row"),
+    ({"x_row": 4}, "row"),
+    ({"x_stride": -1}, "stride"),
+    ({"x_stride": 2**62}, "stride"),
+    ({"grad_y_row": 5}, "row"),
+    ({"grad_y_stride": -7}, "stride"),
+    *[
+        ({name: None}, "null")
+        for name in ("x", "params", "y", "logdet", "grad_y", "grad_logdet", "grad_x", "grad_params")
+    ],
+]
+
+
+@pytest.mark.parametrize(
+    ("function", "change", "message"),
+    [
+        (function, change, message)
+        for function, (good, _) in FUNCTIONS.items()
+        for change, message in MISUSE
+        if set(change) <= set(good)
     ],
     ids=str,
 )
-@pytest.mark.parametrize("suffix", ["f32", "f64"])
-def test_misuse_returns_an_error_and_writes_nothing(change, message, suffix):
-    library = ctypes.CDLL(str(native.LIBRARY_FOLDER / "libvflow_cpu.so"))
-    kernel = getattr(library, f"vflow_cpu_mixlogistic_{suffix}")
-    kernel.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3 + [ctypes.c_int]
-    library.vflow_error_message.restype = ctypes.c_char_p
-    buffers = {
-        name: torch.full((6 * 14,), 7.0, dtype=torch.float64)
-        for name in ("x", "params", "y", "logdet")
-    }
-    arguments = {**GOOD, **{name: t.data_ptr() for name, t in buffers.items()}, **change}
-    error = kernel(*arguments.values())
+def test_misuse_returns_an_error_and_writes_nothing(function, change, message):
+    library = native.cpu_library()
+    good, written = FUNCTIONS[function]
+    pointers = [n for n, kind in zip(good, getattr(library, function).argtypes, strict=True)
+                if kind is ctypes.c_void_p]  # fmt: skip
+    buffers = {name: torch.full((6 * 14,), 7.0, dtype=torch.float64) for name in pointers}
+    arguments = {**good, **{name: t.data_ptr() for name, t in buffers.items()}}
+    error = getattr(library, function)(*{**arguments, **change}.values())
     assert error != 0
     assert message in library.vflow_error_message(error).decode()
-    assert (buffers["y"] == 7).all()
-    assert (buffers["logdet"] == 7).all()
+    for name in written:
+        assert (buffers[name] == 7).all()
+    assert getattr(library, function)(*arguments.values()) == 0, "the good call of this table"
+    assert not (buffers[written[0]] == 7).all()
 
 
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake")
-@pytest.mark.parametrize("target", ["generic", "x86-64-v3", "x86-64-v4"])
+@pytest.mark.parametrize("target", ["generic", "x86-64-v2", "x86-64-v3", "x86-64-v4"])
 def test_every_instruction_set(target, tmp_path, monkeypatch):
     """Build for one instruction set alone, and hold it to the reference too."""
     if target != "generic" and platform.machine() not in ("x86_64", "AMD64"):
@@ -133,15 +267,13 @@ def test_every_instruction_set(target, tmp_path, monkeypatch):
         done = subprocess.run(["cmake", *step], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "warning" not in done.stderr.lower(), done.stderr
-    library = native._load(tmp_path / "libvflow_cpu.so")
+    library = native.load(tmp_path / "libvflow_cpu.so")
     best = library.vflow_cpu_target().decode()
     if best != target:
         assert best == "generic", "a processor without the instruction set gets the plain one"
-    monkeypatch.setattr(native, "_cpu", lambda: library)
-    native._kernels.cache_clear()
-    try:
-        for dtype in (torch.float32, torch.float64):
-            for components in (1, 4, 17):
-                test_agrees_with_the_reference((3, 19, 7), components, dtype)
-    finally:
-        native._kernels.cache_clear()
+    monkeypatch.setattr(native, "cpu_library", lambda: library)
+    for dtype in DTYPES:
+        for components in (1, 4, 17):
+            for squash in (True, False):
+                test_agrees_with_the_reference((3, 19, 7), components, squash, dtype)
+                test_inverse_of_strided_outputs(dtype, components, squash)

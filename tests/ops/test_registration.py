@@ -9,6 +9,7 @@ import torch
 from tests.ops.inputs import ALL, DIFFERENTIABLE, INVERSES, gradients, outputs
 from tests.tolerances import assert_within_budget, relative_error
 from vflow import ops
+from vflow.ops.backend import choose, describe
 
 
 def operator_of(name: str):
@@ -19,28 +20,35 @@ def operator_of(name: str):
     return getattr(torch.ops.vflow, stem).default
 
 
-def dispatcher_door(name: str):
-    """The registered operator of a case, with the reference backend."""
-    operator = operator_of(name)
-    return lambda *inputs: operator(*inputs, "reference")
+def with_backends(cases):
+    """Each case with each backend of this processor that has it."""
+    table = describe()
+    return [
+        (name, backend)
+        for name in cases
+        for backend in ("reference", "cpu")
+        if table[operator_of(name)._opname][backend] == "available"
+    ]
 
 
 @pytest.mark.parametrize("door", ["eager", "dispatcher"])
-@pytest.mark.parametrize("name", DIFFERENTIABLE)
-def test_gradcheck(name, door):
-    case = DIFFERENTIABLE[name]
-    function = case.function if door == "eager" else dispatcher_door(name)
+@pytest.mark.parametrize(("name", "backend"), with_backends(DIFFERENTIABLE))
+def test_gradcheck(name, door, backend):
+    case, operator = DIFFERENTIABLE[name], operator_of(name)
     inputs = tuple(t.requires_grad_() for t in case.make(2, torch.float64))
-    assert torch.autograd.gradcheck(function, inputs)
+    with ops.use_backend(backend):
+        if door == "eager":
+            assert torch.autograd.gradcheck(case.function, inputs)
+        else:
+            assert torch.autograd.gradcheck(lambda *t: operator(*t, backend), inputs)
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_opcheck(name):
+@pytest.mark.parametrize(("name", "backend"), with_backends(ALL))
+def test_opcheck(name, backend):
     inputs = ALL[name].make(2, torch.float32)
     if name in DIFFERENTIABLE:
         inputs = tuple(t.requires_grad_() for t in inputs)
-    operator = operator_of(name)
-    report = torch.library.opcheck(operator, (*inputs, "reference"))
+    report = torch.library.opcheck(operator_of(name), (*inputs, backend))
     assert set(report.values()) == {"SUCCESS"}
 
 
@@ -97,7 +105,7 @@ def test_half_types_are_computed_in_float32(name, dtype):
     case = DIFFERENTIABLE[name]
     inputs = case.make(3, dtype)
     results = outputs(case.function(*inputs))
-    with ops.use_backend("reference"):  # the one that takes half types, for both sides
+    with ops.use_backend(choose(operator_of(name)._opname, inputs[0])):
         wide = outputs(case.function(*(t.float() for t in inputs)))
     assert torch.equal(results[0], wide[0].to(dtype))
     for logdet, expected in zip(results[1:], wide[1:], strict=True):

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vflow.ops import native
+
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 ENVIRONMENT_VARIABLE = "VFLOW_BACKEND"
 ANY_DTYPE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -34,6 +36,11 @@ class Implementation:
     """The dtypes of the first tensor that it takes."""
     missing: str | None = None
     """Why it cannot run here; None if it can."""
+
+
+def native_cpu(launch: Callable[..., Any]) -> Implementation:
+    """An implementation on the native CPU library."""
+    return Implementation(launch=launch, dtypes=tuple(native.DTYPES), missing=native.cpu_missing())
 
 
 _implementations: dict[str, dict[str, Implementation]] = {}

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from vflow.ops import native
-from vflow.ops.backend import Implementation
+from vflow.ops.backend import Implementation, native_cpu
 from vflow.ops.checks import check_like, check_rank, check_tensor, logdet_dtype
+from vflow.ops.cpu import mixlogistic as cpu
 from vflow.ops.library import Operation
 from vflow.ops.reference import mixlogistic as reference
 from vflow.ops.reference import mixlogistic_unsquashed as unsquashed
-
-NATIVE_DTYPES = (torch.float32, torch.float64)
 
 
 def mixlogistic(
@@ -81,10 +79,7 @@ _mixlogistic_backward = Operation(
     _BACKWARD,
     fake=_empty_like_inputs,
     reference=Implementation(launch=reference.mixlogistic_backward),
-    # The gradient of the native forward: plain PyTorch, by decision and not as a fallback.
-    cpu=Implementation(
-        launch=reference.mixlogistic_backward, dtypes=NATIVE_DTYPES, missing=native.cpu_missing()
-    ),
+    cpu=native_cpu(partial(cpu.mixlogistic_backward, squash=True)),
 )
 
 
@@ -100,9 +95,7 @@ _mixlogistic = Operation(
     fake=empty_like_images,
     backward=_backward,
     reference=Implementation(launch=reference.mixlogistic),
-    cpu=Implementation(
-        launch=native.mixlogistic, dtypes=NATIVE_DTYPES, missing=native.cpu_missing()
-    ),
+    cpu=native_cpu(partial(cpu.mixlogistic, squash=True)),
 )
 
 _mixlogistic_unsquashed_backward = Operation(
@@ -110,6 +103,7 @@ _mixlogistic_unsquashed_backward = Operation(
     _BACKWARD,
     fake=_empty_like_inputs,
     reference=Implementation(launch=unsquashed.mixlogistic_unsquashed_backward),
+    cpu=native_cpu(partial(cpu.mixlogistic_backward, squash=False)),
 )
 
 
@@ -125,4 +119,5 @@ _mixlogistic_unsquashed = Operation(
     fake=empty_like_images,
     backward=_unsquashed_backward,
     reference=Implementation(launch=unsquashed.mixlogistic_unsquashed),
+    cpu=native_cpu(partial(cpu.mixlogistic, squash=False)),
 )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor
 
-from vflow.ops.backend import Implementation
+from vflow.ops.backend import Implementation, native_cpu
+from vflow.ops.cpu import mixlogistic as cpu
 from vflow.ops.library import Operation
 from vflow.ops.mixlogistic import check_mixture, empty_like_images
 from vflow.ops.reference import mixlogistic_inverse as reference
@@ -48,6 +51,7 @@ _mixlogistic_inverse = Operation(
     "Tensor y, Tensor params -> (Tensor, Tensor)",
     fake=empty_like_images,
     reference=Implementation(launch=reference.mixlogistic_inverse),
+    cpu=native_cpu(partial(cpu.mixlogistic_inverse, squash=True)),
 )
 
 _mixlogistic_unsquashed_inverse = Operation(
@@ -55,4 +59,5 @@ _mixlogistic_unsquashed_inverse = Operation(
     "Tensor y, Tensor params -> (Tensor, Tensor)",
     fake=empty_like_images,
     reference=Implementation(launch=reference.mixlogistic_unsquashed_inverse),
+    cpu=native_cpu(partial(cpu.mixlogistic_inverse, squash=False)),
 )

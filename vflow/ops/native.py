@@ -5,17 +5,25 @@ from __future__ import annotations
 import ctypes
 import functools
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 LIBRARY_FOLDER = Path(__file__).resolve().parent.parent / "_lib"
+# enum vflow_dtype
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 
-_POINTER, _INT64, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+_P, _I64, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+_ROWS = [_P, _I64, _I64]
 _SIGNATURES = {
-    "vflow_cpu_mixlogistic_f32": [_POINTER] * 4 + [_INT64] * 3 + [_INT],
-    "vflow_cpu_mixlogistic_f64": [_POINTER] * 4 + [_INT64] * 3 + [_INT],
+    "vflow_cpu_mixlogistic": [_INT, *_ROWS, *[_P] * 3, *[_I64] * 3, _INT, _INT],
+    "vflow_cpu_mixlogistic_inverse": [_INT, *_ROWS, *[_P] * 3, *[_I64] * 3, _INT, _INT],
+    "vflow_cpu_mixlogistic_backward": [
+        *[_INT, *_ROWS, _P, *_ROWS, *[_P] * 3],
+        *[*[_I64] * 3, _INT, _INT],
+    ],
 }
 
 
@@ -27,58 +35,34 @@ class LibraryMissing(Exception):
 def cpu_missing() -> str | None:
     """Say why the CPU library cannot be used, or None if it can."""
     try:
-        _cpu()
+        cpu_library()
     except LibraryMissing as error:
         return str(error)
     return None
 
 
+@functools.cache
+def cpu_library() -> ctypes.CDLL:
+    """The CPU library.
+
+    Raises:
+        LibraryMissing: If it was not built, does not load or is of another version.
+    """
+    return load(LIBRARY_FOLDER / "libvflow_cpu.so")
+
+
 def cpu_target() -> str:
     """The instruction set that the CPU library runs on here, such as "x86-64-v3"."""
-    target: bytes = _cpu().vflow_cpu_target()
+    target: bytes = cpu_library().vflow_cpu_target()
     return target.decode()
 
 
-def mixlogistic(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-    """Run `vflow.ops.mixlogistic` on CPU tensors of float32 or float64."""
-    # The kernel reads rows of params whole; x is a small part of the traffic, so a strided view is
-    # copied rather than served by a second kernel.
-    x, params = x.contiguous(), params.contiguous()
-    y = torch.empty_like(x)
-    batch = x.shape[0]
-    logdet = torch.empty(batch, dtype=x.dtype)
-    kernel = _kernels()[x.dtype]
-    error = kernel(
-        x.data_ptr(),
-        params.data_ptr(),
-        y.data_ptr(),
-        logdet.data_ptr(),
-        batch,
-        x.numel() // batch if batch else 0,
-        (params.shape[-1] - 2) // 3,
-        torch.get_num_threads(),
-    )
-    if error:
-        message: bytes = _cpu().vflow_error_message(error)
-        raise RuntimeError(f"the native mixlogistic kernel failed: {message.decode()}")
-    return y, logdet
+def load(path: Path) -> ctypes.CDLL:
+    """Load a library and check its version.
 
-
-@functools.cache
-def _kernels() -> dict[torch.dtype, ctypes._NamedFuncPointer]:
-    library = _cpu()
-    return {
-        torch.float32: library.vflow_cpu_mixlogistic_f32,
-        torch.float64: library.vflow_cpu_mixlogistic_f64,
-    }
-
-
-@functools.cache
-def _cpu() -> ctypes.CDLL:
-    return _load(LIBRARY_FOLDER / "libvflow_cpu.so")
-
-
-def _load(path: Path) -> ctypes.CDLL:
+    Raises:
+        LibraryMissing: If that fails.
+    """
     if not path.is_file():
         raise LibraryMissing(
             f"{path.name} was not built (pip install needs cmake and a C++ compiler)"
@@ -99,3 +83,50 @@ def _load(path: Path) -> ctypes.CDLL:
     except (OSError, AttributeError) as error:
         raise LibraryMissing(f"{path.name} does not load: {error}") from error
     return library
+
+
+def call(function: str, dtype: torch.dtype, *arguments: Any) -> None:
+    """Call a function of the CPU library: dtype, pointers and sizes, torch's number of threads.
+
+    Raises:
+        RuntimeError: If it returns an error: a bug of ours, as the inputs have been checked.
+    """
+    library = cpu_library()
+    error = getattr(library, function)(DTYPES[dtype], *arguments, torch.get_num_threads())
+    if error:
+        message: bytes = library.vflow_error_message(error)
+        raise RuntimeError(f"{function} failed: {message.decode()}")
+
+
+class Rows:
+    """How a tensor's numbers lie, as the C ABI takes them: its pointer, a row and a stride.
+
+    The halves of a checkerboard or channel split and expanded tensors are taken as they are; what
+    does not lie in rows is copied. An instance keeps the tensor that the pointer belongs to alive.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        row_and_stride = _row_and_stride(tensor)
+        if row_and_stride is None:
+            tensor = tensor.contiguous()
+            row_and_stride = tensor.numel(), tensor.numel()
+        self.tensor = tensor
+        self.arguments = (tensor.data_ptr(), *row_and_stride)
+
+
+def _row_and_stride(tensor: Tensor) -> tuple[int, int] | None:
+    if tensor.is_contiguous():
+        return tensor.numel(), tensor.numel()
+    groups: list[list[int]] = []  # [size, stride], innermost first, of dimensions that join
+    for size, stride in zip(reversed(tensor.shape), reversed(tensor.stride()), strict=True):
+        if size == 1:
+            continue
+        if groups and stride == groups[-1][0] * groups[-1][1]:
+            groups[-1][0] *= size
+        else:
+            groups.append([size, stride])
+    if len(groups) == 1:
+        return 1, groups[0][1]
+    if len(groups) == 2 and groups[0][1] == 1:
+        return groups[0][0], groups[1][1]
+    return None
