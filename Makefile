@@ -19,6 +19,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(shell find csrc -type f)
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python bench/ops.py
