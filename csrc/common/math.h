@@ -29,12 +29,15 @@ struct Format;
 
 struct Float32 {
   using Scalar = float;
-  static constexpr int mantissa_bits = 23, exp_terms = 5, log_terms = 3;
+  static constexpr int mantissa_bits = 23, exp_terms = 5, log_terms = 3, tanh_terms = 5;
   static constexpr double exp_coefficients[] = {0.49999993447796486827, 0.16666520631709496887,
                                                 0.041668388045313996659, 0.0083687168797281399469,
                                                 0.0013814598646664034453};
   static constexpr double log_coefficients[] = {0.66666776448652691391, 0.39977532380143308681,
                                                 0.29871996858548021285};
+  static constexpr double tanh_coefficients[] = {-0.33333317532890404749, 0.13332585139660542899,
+                                                 -0.053852196340931969701, 0.021071177702391994402,
+                                                 -0.0062734855968179424043};
   static constexpr int32_t one = 0x3f800000, root_half = 0x3f3504f3, magic_bits = 0x4b400000,
                            all_but_sign = 0x7fffffff;
   static constexpr float magic = 0x1.8p23f;  // adding it rounds to an integer, in the low bits
@@ -45,7 +48,7 @@ struct Float32 {
 
 struct Float64 {
   using Scalar = double;
-  static constexpr int mantissa_bits = 52, exp_terms = 11, log_terms = 8;
+  static constexpr int mantissa_bits = 52, exp_terms = 11, log_terms = 8, tanh_terms = 11;
   static constexpr double exp_coefficients[] = {
       0.49999999999999999806,   0.16666666666666712896,    0.041666666666667031289,  0.0083333333333041190254,
       0.0013888888888699584877, 0.00019841269920390118738, 2.4801587702068536117e-5, 2.7557215001241294262e-6,
@@ -53,6 +56,11 @@ struct Float64 {
   static constexpr double log_coefficients[] = {
       0.6666666666666666097,  0.40000000000006251339, 0.28571428569084479314, 0.22222222647006712174,
       0.18181775648778162409, 0.15387091487571717558, 0.13250101684761401986, 0.13251478703291524433};
+  static constexpr double tanh_coefficients[] = {
+      -0.33333333333333298284,    0.1333333333332659796,      -0.05396825396374695576,
+      0.021869488385453879875,    -0.0088632325946709773166,  0.003592091960171014721,
+      -0.0014555423811812329718,  0.00058844252487659994557,  -0.00023337644796329362195,
+      0.000083308931426832614396, -0.000019489936114634486262};
   static constexpr int64_t one = 0x3ff0000000000000, root_half = 0x3fe6a09e667f3bcd,
                            magic_bits = 0x4338000000000000, all_but_sign = 0x7fffffffffffffff;
   static constexpr double magic = 0x1.8p52;
@@ -187,11 +195,16 @@ VFLOW_INLINE V log(V x) {
   return exponent * splat<V>(F::ln2_high) + (f + low) + (x - x);  // x - x: NaN stays NaN
 }
 
+// A minimax polynomial near zero, 1 - 2 s / (1 + s) with s = exp(-2 |x|) further out.
 template <class V>
 VFLOW_INLINE V tanh(V x) {
-  const V t = expm1_bounded(splat<V>(-2) * magnitude(x));
-  const V value = -t / (t + splat<V>(2));
-  return x < V{} ? -value : value;
+  using F = Format<V>;
+  const V one = splat<V>(1), two = splat<V>(2), distance = magnitude(x), x2 = x * x;
+  V tail = splat<V>(F::tanh_coefficients[F::tanh_terms - 1]);
+  for (int i = F::tanh_terms - 2; i >= 0; --i) tail = tail * x2 + splat<V>(F::tanh_coefficients[i]);
+  const V near = x + x * x2 * tail;
+  const V s = exp_minus(two * distance), far = one - two * s / (one + s);
+  return distance < splat<V>(0.55) ? near : (x < V{} ? -far : far);
 }
 
 }  // namespace vflow::VFLOW_TARGET

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import torch
 from torch import Tensor
 
 ABI_VERSION = 2
-LIBRARY_FOLDER = Path(__file__).resolve().parent.parent / "_lib"
+# Another folder, of a build with sanitizers for instance, may be named in the environment.
+LIBRARY_FOLDER = Path(
+    os.environ.get("VFLOW_LIBRARY_FOLDER", Path(__file__).resolve().parent.parent / "_lib")
+)
 # enum vflow_dtype
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# The tests of the native CPU library under AddressSanitizer and UndefinedBehaviorSanitizer, and the
+# library's every function once under valgrind where that is installed. Anything found is an error.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-.venv/bin/python}
+cmake=${CMAKE:-cmake}
+build=build/sanitize
+tests="tests/ops/test_native.py tests/ops/test_mixlogistic.py tests/ops/test_cpu_*.py"
+
+$cmake -S . -B $build -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_INSTALL_PREFIX=$build/lib \
+  -DCMAKE_CXX_FLAGS="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
+$cmake --build $build --target install --parallel 2
+
+# Python itself and torch are not built with the sanitizers: their leaks are not ours.
+preload="$(c++ -print-file-name=libasan.so) $(c++ -print-file-name=libubsan.so)"
+ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD=$preload VFLOW_LIBRARY_FOLDER=$PWD/$build/lib \
+  $python -m pytest $tests -k "not every_instruction_set and not math"
+
+if command -v valgrind > /dev/null; then
+  log=$build/valgrind.log
+  $cmake -S . -B $build/plain -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_INSTALL_PREFIX=$build/plain/lib
+  $cmake --build $build/plain --target install --parallel 2
+  PYTHONMALLOC=malloc VFLOW_LIBRARY_FOLDER=$PWD/$build/plain/lib PYTHONPATH=. \
+    valgrind --error-limit=no --log-file=$log $python scripts/every_operation.py
+  if grep libvflow_cpu $log; then
+    echo "valgrind found the above in the native library; all of it is in $log" >&2
+    exit 1
+  fi
+  echo "valgrind: nothing found in the native library"
+fi
