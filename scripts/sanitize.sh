@@ -8,9 +8,11 @@ cmake=${CMAKE:-cmake}
 build=build/sanitize
 tests="tests/ops/test_native.py tests/ops/test_mixlogistic.py tests/ops/test_cpu_*.py"
 
-$cmake -S . -B $build -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_INSTALL_PREFIX=$build/lib \
-  -DCMAKE_CXX_FLAGS="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
-$cmake --build $build --target install --parallel 2
+build_library() {  # folder, flags; lines without variables keep the compile time of such long functions sane
+  $cmake -S . -B $1 -DCMAKE_BUILD_TYPE=None -DCMAKE_INSTALL_PREFIX=$1/lib -DCMAKE_CXX_FLAGS="-g1 $2"
+  $cmake --build $1 --target install --parallel 2
+}
+build_library $build "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
 
 # Python itself and torch are not built with the sanitizers: their leaks are not ours.
 preload="$(c++ -print-file-name=libasan.so) $(c++ -print-file-name=libubsan.so)"
@@ -19,8 +21,7 @@ ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD=$preload VFLOW_LIBRARY_FOLDER=$PWD/$build
 
 if command -v valgrind > /dev/null; then
   log=$build/valgrind.log
-  $cmake -S . -B $build/plain -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_INSTALL_PREFIX=$build/plain/lib
-  $cmake --build $build/plain --target install --parallel 2
+  build_library $build/plain -O2
   PYTHONMALLOC=malloc VFLOW_LIBRARY_FOLDER=$PWD/$build/plain/lib PYTHONPATH=. \
     valgrind --error-limit=no --log-file=$log $python scripts/every_operation.py
   if grep libvflow_cpu $log; then

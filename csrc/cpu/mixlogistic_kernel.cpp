@@ -83,9 +83,9 @@ double forward_run(const MixlogisticArrays& arrays, int64_t, int64_t first, int6
                        });
 }
 
-template <class S, bool squash, int K>
+template <class S, bool squash>
 double inverse_run(const MixlogisticArrays& arrays, int64_t, int64_t first, int64_t count, void* scratch) {
-  return map_run<S, K>(arrays, first, count, scratch,
+  return map_run<S, 0>(arrays, first, count, scratch,
                        [](Vector<S> y, const Params<Vector<S>>& params, const Room<S>& room) {
                          return mixlogistic_inverse<squash>(y, params, room.kept);
                        });
@@ -127,24 +127,19 @@ double backward_run(const MixlogisticArrays& arrays, int64_t image, int64_t firs
   return 0;
 }
 
-// The paper's numbers of components have loops of their own.
-#define VFLOW_BY_COMPONENTS(run)                                                                 \
-  template <class S, bool squash>                                                                \
-  double run##_any(const MixlogisticArrays& arrays, int64_t image, int64_t first, int64_t count, \
-                   void* scratch) {                                                              \
-    switch (arrays.components) {                                                                 \
-      case 4:                                                                                    \
-        return run<S, squash, 4>(arrays, image, first, count, scratch);                          \
-      case 10:                                                                                   \
-        return run<S, squash, 10>(arrays, image, first, count, scratch);                         \
-      case 32:                                                                                   \
-        return run<S, squash, 32>(arrays, image, first, count, scratch);                         \
-      default:                                                                                   \
-        return run<S, squash, 0>(arrays, image, first, count, scratch);                          \
-    }                                                                                            \
+// The paper's numbers of components have loops of their own in float, a tenth to a fifth faster.
+#define VFLOW_BY_COMPONENTS(run)                                                                    \
+  template <class S, bool squash>                                                                   \
+  double run##_any(const MixlogisticArrays& arrays, int64_t image, int64_t first, int64_t count,    \
+                   void* scratch) {                                                                 \
+    if constexpr (sizeof(Number<S>) == sizeof(float)) {                                             \
+      if (arrays.components == 4) return run<S, squash, 4>(arrays, image, first, count, scratch);   \
+      if (arrays.components == 10) return run<S, squash, 10>(arrays, image, first, count, scratch); \
+      if (arrays.components == 32) return run<S, squash, 32>(arrays, image, first, count, scratch); \
+    }                                                                                               \
+    return run<S, squash, 0>(arrays, image, first, count, scratch);                                 \
   }
 VFLOW_BY_COMPONENTS(forward_run)
-VFLOW_BY_COMPONENTS(inverse_run)
 VFLOW_BY_COMPONENTS(backward_run)
 
 #define VFLOW_BY_DTYPE(run)                        \
@@ -159,7 +154,7 @@ const MixlogisticKernels& mixlogistic_kernels() {
       scratch_bytes,
       VFLOW_BY_DTYPE(forward_run_any),
       VFLOW_BY_DTYPE(backward_run_any),
-      VFLOW_BY_DTYPE(inverse_run_any),
+      VFLOW_BY_DTYPE(inverse_run),
   };
   return kernels;
 }

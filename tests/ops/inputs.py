@@ -23,14 +23,16 @@ class Case(NamedTuple):
 
 
 def mixture_inputs(
-    batch: int, dtype: torch.dtype, shape=(3, 2), components=3
+    batch: int, dtype: torch.dtype, shape: tuple[int, ...] = (3, 2), components: int = 3
 ) -> tuple[Tensor, ...]:
     x = 2 * torch.randn(batch, *shape, dtype=torch.float64)
     params = torch.randn(batch, *shape, 2 + 3 * components, dtype=torch.float64)
     return x.to(dtype), params.to(dtype)
 
 
-def actnorm_inputs(batch: int, dtype: torch.dtype, shape=(2, 3, 4)) -> tuple[Tensor, ...]:
+def actnorm_inputs(
+    batch: int, dtype: torch.dtype, shape: tuple[int, ...] = (2, 3, 4)
+) -> tuple[Tensor, ...]:
     x, bias = torch.randn(batch, *shape), torch.randn(shape)
     scale, weight = (
         0.5 + torch.rand(shape),
@@ -70,18 +72,20 @@ def plain_mixlogistic(x: Tensor, params: Tensor, squash: bool = True) -> tuple[T
     return (log_u - log_v) * a.exp() + b, ldj.flatten(1).sum(1)
 
 
-def plain_actnorm_conv1x1(x, scale, bias, weight):
+def plain_actnorm_conv1x1(
+    x: Tensor, scale: Tensor, bias: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
     scale = scale.clamp_min(1e-10)
     logdet = scale.log().sum() + scale[..., 0].numel() * torch.linalg.slogdet(weight).logabsdet
     return (x * scale + bias) @ weight, logdet.expand(x.shape[0])
 
 
-def plain_gated_residual_norm(x, ab, weight, bias):
+def plain_gated_residual_norm(x: Tensor, ab: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     a, b = ab.chunk(2, dim=-1)
     return functional.layer_norm(x + a * torch.sigmoid(b), weight.shape, weight, bias, 1e-5)
 
 
-def plain_concat_elu(x):
+def plain_concat_elu(x: Tensor) -> Tensor:
     return functional.elu(torch.cat([x, -x], dim=-1))
 
 
