@@ -34,19 +34,6 @@ struct Params {
   }
 };
 
-// sigmoid(z) and sigmoid(-z), each with its full accuracy, saturating at exp(-|z|) = 1e-38 or 1e-308.
-template <class V>
-struct Sigmoids {
-  V below, above;
-
-  VFLOW_INLINE explicit Sigmoids(V z) {
-    const V most = splat<V>(-Format<V>::exp_least);
-    const V odds = exp_inside(-clamp(-most, z, most));
-    below = splat<V>(1) / (splat<V>(1) + odds);
-    above = odds * below;
-  }
-};
-
 // One logistic at x.
 template <class V>
 struct Component {
