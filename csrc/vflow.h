@@ -63,3 +63,11 @@ VFLOW_API int vflow_cpu_mixlogistic_backward(int dtype, const void* grad_y, int6
 VFLOW_API int vflow_cpu_mixlogistic_inverse(int dtype, const void* y, int64_t y_row, int64_t y_stride,
                                             const void* params, void* x, void* logdet, int64_t batch,
                                             int64_t elements, int64_t components, int squash, int threads);
+
+// elu([x, -x]) along the rows: x [rows, channels] -> y [rows, 2 channels].
+VFLOW_API int vflow_cpu_concat_elu(int dtype, const void* x, void* y, int64_t rows, int64_t channels,
+                                   int threads);
+
+// Its gradient, for grad [rows, 2 channels] -> grad_x [rows, channels].
+VFLOW_API int vflow_cpu_concat_elu_backward(int dtype, const void* grad, const void* x, void* grad_x,
+                                            int64_t rows, int64_t channels, int threads);

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vflow.ops.backend import Implementation
+from vflow.ops.backend import Implementation, native_cpu
 from vflow.ops.checks import check_rank, check_tensor
+from vflow.ops.cpu import concat_elu as cpu
 from vflow.ops.library import Operation
 from vflow.ops.reference import concat_elu as reference
 
@@ -37,6 +38,7 @@ _concat_elu_backward = Operation(
     "Tensor grad, Tensor x -> Tensor",
     fake=lambda grad, x: x.new_empty(x.shape),
     reference=Implementation(launch=reference.concat_elu_backward),
+    cpu=native_cpu(cpu.concat_elu_backward),
 )
 _concat_elu = Operation(
     "concat_elu",
@@ -44,4 +46,5 @@ _concat_elu = Operation(
     fake=lambda x: x.new_empty((*x.shape[:-1], 2 * x.shape[-1])),
     backward=_backward,
     reference=Implementation(launch=reference.concat_elu),
+    cpu=native_cpu(cpu.concat_elu),
 )

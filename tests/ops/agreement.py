@@ -1,0 +1,93 @@
+"""Holding one backend to another: values and gradients, bits, and the misuse of a C function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from tests.ops.inputs import outputs
+from tests.tolerances import assert_within_budget
+from vflow.ops import native, use_backend
+
+STORED = [torch.float32, torch.float64, torch.bfloat16]
+THREADS = [1, 2, 3, 5]
+
+
+def values_and_gradients(
+    function: Callable, inputs: tuple[Tensor, ...], backend: str, differentiable: bool = True
+) -> list[Tensor]:
+    """Outputs, and gradients for fixed random cotangents."""
+    with use_backend(backend):
+        if not differentiable:
+            return list(outputs(function(*inputs)))
+        # Views are differentiated as they are: a detached copy of a strided input is strided too.
+        leaves = tuple(t.detach().requires_grad_() for t in inputs)
+        results = outputs(function(*leaves))
+        generator = torch.Generator().manual_seed(1)
+        cotangents = [
+            torch.randn(r.shape, generator=generator, dtype=torch.float64).to(r.dtype)
+            for r in results
+        ]
+        return [r.detach() for r in results] + list(
+            torch.autograd.grad(results, leaves, cotangents)
+        )
+
+
+def assert_agrees(
+    function: Callable, inputs: tuple[Tensor, ...], differentiable: bool = True
+) -> None:
+    """Hold "cpu" to the reference: within the budget.
+
+    In float64, where the reference is its own truth, within 1e-12 of the terms, which are of
+    order 1.
+    """
+    actual = values_and_gradients(function, inputs, "cpu", differentiable)
+    reference = values_and_gradients(function, inputs, "reference", differentiable)
+    truth = values_and_gradients(
+        function, tuple(t.double() for t in inputs), "reference", differentiable
+    )
+    for i, (a, r, t) in enumerate(zip(actual, reference, truth, strict=True)):
+        if a.dtype == torch.float64:
+            assert a.shape == t.shape
+            assert a.isfinite().all()
+            error = (a - t).abs() / t.abs().amax().clamp_min(1) if t.numel() else t
+            assert (error < 1e-12).all(), f"output or gradient {i}"
+        else:
+            assert_within_budget(f"output or gradient {i}", a, r, t)
+
+
+def assert_same_bits(actual: list[Tensor], expected: list[Tensor], what: object = None) -> None:
+    for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
+        assert torch.equal(a, e), f"output or gradient {i}: {what}"
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def assert_refused(function: str, good: dict[str, object], change: dict, message: str) -> None:
+    """Call a C function with one thing wrong: an error, and nothing written.
+
+    Args:
+        function: Its name.
+        good: Its arguments, a Tensor where it takes a pointer.
+        change: Those that are to be wrong.
+        message: A word of the error's message.
+    """
+    library = native.cpu_library()
+    before = {name: v.clone() for name, v in good.items() if isinstance(v, Tensor)}
+    arguments = [v.data_ptr() if isinstance(v, Tensor) else v for v in {**good, **change}.values()]
+    error = getattr(library, function)(*arguments)
+    assert error != 0
+    assert message in library.vflow_error_message(error).decode()
+    for name, tensor in before.items():
+        assert torch.equal(good[name], tensor), name
