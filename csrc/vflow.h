@@ -64,6 +64,19 @@ VFLOW_API int vflow_cpu_mixlogistic_inverse(int dtype, const void* y, int64_t y_
                                             const void* params, void* x, void* logdet, int64_t batch,
                                             int64_t elements, int64_t components, int squash, int threads);
 
+// LayerNorm(x + a * sigmoid(b)) over the features, eps 1e-5, with [a, b] = ab: x [rows, features], ab
+// [rows, 2 features], real weight and bias [features] -> y like x.
+VFLOW_API int vflow_cpu_gated_residual_norm(int dtype, const void* x, const void* ab, const void* weight,
+                                            const void* bias, void* y, int64_t rows, int64_t features,
+                                            int threads);
+
+// Its gradient, for grad [rows, features] -> gradients like the inputs. Those of weight and bias are
+// written for no rows too.
+VFLOW_API int vflow_cpu_gated_residual_norm_backward(int dtype, const void* grad, const void* x,
+                                                     const void* ab, const void* weight, void* grad_x,
+                                                     void* grad_ab, void* grad_weight, void* grad_bias,
+                                                     int64_t rows, int64_t features, int threads);
+
 // elu([x, -x]) along the rows: x [rows, channels] -> y [rows, 2 channels].
 VFLOW_API int vflow_cpu_concat_elu(int dtype, const void* x, void* y, int64_t rows, int64_t channels,
                                    int threads);

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vflow.ops.backend import Implementation
+from vflow.ops.backend import Implementation, native_cpu
 from vflow.ops.checks import check_device, check_rank, check_shape, check_tensor
+from vflow.ops.cpu import gated_residual_norm as cpu
 from vflow.ops.library import Operation
 from vflow.ops.reference import gated_residual_norm as reference
 
@@ -58,6 +59,7 @@ _gated_residual_norm_backward = Operation(
     " -> (Tensor, Tensor, Tensor, Tensor)",
     fake=lambda grad, *inputs: tuple(t.new_empty(t.shape) for t in inputs),
     reference=Implementation(launch=reference.gated_residual_norm_backward),
+    cpu=native_cpu(cpu.gated_residual_norm_backward),
 )
 _gated_residual_norm = Operation(
     "gated_residual_norm",
@@ -65,4 +67,5 @@ _gated_residual_norm = Operation(
     fake=lambda x, ab, weight, bias: x.new_empty(x.shape),
     backward=_backward,
     reference=Implementation(launch=reference.gated_residual_norm),
+    cpu=native_cpu(cpu.gated_residual_norm),
 )

@@ -28,6 +28,8 @@ _SIGNATURES = {
         *[_INT, *_ROWS, _P, *_ROWS, *[_P] * 3],
         *[*[_I64] * 3, _INT, _INT],
     ],
+    "vflow_cpu_gated_residual_norm": [_INT, *[_P] * 5, *[_I64] * 2, _INT],
+    "vflow_cpu_gated_residual_norm_backward": [_INT, *[_P] * 8, *[_I64] * 2, _INT],
     "vflow_cpu_concat_elu": [_INT, *[_P] * 2, *[_I64] * 2, _INT],
     "vflow_cpu_concat_elu_backward": [_INT, *[_P] * 3, *[_I64] * 2, _INT],
 }
