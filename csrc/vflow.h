@@ -64,6 +64,30 @@ VFLOW_API int vflow_cpu_mixlogistic_inverse(int dtype, const void* y, int64_t y_
                                             const void* params, void* x, void* logdet, int64_t batch,
                                             int64_t elements, int64_t components, int squash, int threads);
 
+// y = (x * max(scale, 1e-10) + bias) @ weight for x [batch, positions, channels], scale and bias
+// [positions, channels] and weight [channels, channels] -> y like x, real logdet [batch]: the sum of
+// log scale and `positions` times log|det weight|, which is taken in double.
+VFLOW_API int vflow_cpu_actnorm_conv1x1(int dtype, const void* x, int64_t x_row, int64_t x_stride,
+                                        const void* scale, const void* bias, const void* weight, void* y,
+                                        void* logdet, int64_t batch, int64_t positions, int64_t channels,
+                                        int threads);
+
+// Its gradient, for grad_y [batch, positions, channels] and real grad_logdet [batch] -> gradients like the
+// inputs; that of a scale below 1e-10 is zero. Those of scale, bias and weight are written for an empty
+// batch too.
+VFLOW_API int vflow_cpu_actnorm_conv1x1_backward(
+    int dtype, const void* grad_y, int64_t grad_y_row, int64_t grad_y_stride, const void* grad_logdet,
+    const void* x, int64_t x_row, int64_t x_stride, const void* scale, const void* bias,
+    const void* weight, void* grad_x, void* grad_scale, void* grad_bias, void* grad_weight, int64_t batch,
+    int64_t positions, int64_t channels, int threads);
+
+// Its inverse: y [batch, positions, channels] -> x like y, real logdet [batch] of the inverse map; NaN
+// for a weight that is singular.
+VFLOW_API int vflow_cpu_actnorm_conv1x1_inverse(int dtype, const void* y, int64_t y_row, int64_t y_stride,
+                                                const void* scale, const void* bias, const void* weight,
+                                                void* x, void* logdet, int64_t batch, int64_t positions,
+                                                int64_t channels, int threads);
+
 // LayerNorm(x + a * sigmoid(b)) over the features, eps 1e-5, with [a, b] = ab: x [rows, features], ab
 // [rows, 2 features], real weight and bias [features] -> y like x.
 VFLOW_API int vflow_cpu_gated_residual_norm(int dtype, const void* x, const void* ab, const void* weight,

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from vflow.ops.backend import Implementation
+from vflow.ops.backend import Implementation, native_cpu
 from vflow.ops.checks import check_like, check_rank, check_shape, check_tensor, logdet_dtype
+from vflow.ops.cpu import actnorm_conv1x1 as cpu
 from vflow.ops.library import Operation
 from vflow.ops.reference import actnorm_conv1x1 as reference
 
@@ -90,6 +91,7 @@ _actnorm_conv1x1_backward = Operation(
     " -> (Tensor, Tensor, Tensor, Tensor)",
     fake=lambda grad_y, grad_logdet, *inputs: tuple(t.new_empty(t.shape) for t in inputs),
     reference=Implementation(launch=reference.actnorm_conv1x1_backward),
+    cpu=native_cpu(cpu.actnorm_conv1x1_backward),
 )
 _actnorm_conv1x1 = Operation(
     "actnorm_conv1x1",
@@ -97,10 +99,12 @@ _actnorm_conv1x1 = Operation(
     fake=_empty,
     backward=_backward,
     reference=Implementation(launch=reference.actnorm_conv1x1),
+    cpu=native_cpu(cpu.actnorm_conv1x1),
 )
 _actnorm_conv1x1_inverse = Operation(
     "actnorm_conv1x1_inverse",
     "Tensor y, Tensor scale, Tensor bias, Tensor weight -> (Tensor, Tensor)",
     fake=_empty,
     reference=Implementation(launch=reference.actnorm_conv1x1_inverse),
+    cpu=native_cpu(cpu.actnorm_conv1x1_inverse),
 )

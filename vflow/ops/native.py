@@ -28,6 +28,12 @@ _SIGNATURES = {
         *[_INT, *_ROWS, _P, *_ROWS, *[_P] * 3],
         *[*[_I64] * 3, _INT, _INT],
     ],
+    "vflow_cpu_actnorm_conv1x1": [_INT, *_ROWS, *[_P] * 5, *[_I64] * 3, _INT],
+    "vflow_cpu_actnorm_conv1x1_inverse": [_INT, *_ROWS, *[_P] * 5, *[_I64] * 3, _INT],
+    "vflow_cpu_actnorm_conv1x1_backward": [
+        *[_INT, *_ROWS, _P, *_ROWS, *[_P] * 7],
+        *[*[_I64] * 3, _INT],
+    ],
     "vflow_cpu_gated_residual_norm": [_INT, *[_P] * 5, *[_I64] * 2, _INT],
     "vflow_cpu_gated_residual_norm_backward": [_INT, *[_P] * 8, *[_I64] * 2, _INT],
     "vflow_cpu_concat_elu": [_INT, *[_P] * 2, *[_I64] * 2, _INT],
