@@ -277,3 +277,25 @@ def test_every_instruction_set(target, tmp_path, monkeypatch):
             for squash in (True, False):
                 test_agrees_with_the_reference((3, 19, 7), components, squash, dtype)
                 test_inverse_of_strided_outputs(dtype, components, squash)
+
+
+ARM_COMPILER = "aarch64-linux-gnu-g++"
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake")
+@pytest.mark.skipif(shutil.which(ARM_COMPILER) is None, reason=f"needs {ARM_COMPILER}")
+def test_compiles_for_other_processors(tmp_path):
+    """Where there are no x86-64 levels, the plain kernels serve."""
+    for step in (
+        [
+            *["-S", str(ROOT), "-B", str(tmp_path), f"-DCMAKE_CXX_COMPILER={ARM_COMPILER}"],
+            *["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64"],
+        ],
+        ["--build", str(tmp_path)],
+    ):
+        done = subprocess.run(["cmake", *step], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "warning" not in done.stderr.lower(), done.stderr
+    header = (tmp_path / "libvflow_cpu.so").read_bytes()[:20]
+    assert header[:4] == b"\x7fELF"
+    assert int.from_bytes(header[18:20], "little") == 183, "not for aarch64"
