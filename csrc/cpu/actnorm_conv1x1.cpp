@@ -148,11 +148,11 @@ static int transform(bool inverse, int dtype, const RowsView& input, const void*
   arrays.channels = sizes.channels;
   prepare_output(output, arrays.numbers * size_of(dtype));
   const auto run = inverse ? kernels.inverse[dtype] : kernels.forward[dtype];
-  const bool done = for_runs(plan, sizes, threads,
-                             [&](int64_t i, void* scratch) { run(arrays, plan.run(i), scratch); });
+  const bool done =
+      for_runs(plan, sizes, threads, [&](int64_t i, void* scratch) { run(arrays, plan.run(i), scratch); });
   if (!done) return VFLOW_ERROR_OUT_OF_MEMORY;
-  double sum = kernels.log_scales[dtype](scale, numbers) +
-               static_cast<double>(sizes.positions) * matrix.log_det();
+  double sum =
+      kernels.log_scales[dtype](scale, numbers) + static_cast<double>(sizes.positions) * matrix.log_det();
   if (inverse) sum = -sum;
   for (int64_t b = 0; b < sizes.batch; ++b)
     if (dtype == VFLOW_FLOAT64)
@@ -185,8 +185,8 @@ int vflow_cpu_actnorm_conv1x1_backward(int dtype, const void* grad_y, int64_t gr
                                        int64_t grad_y_stride, const void* grad_logdet, const void* x,
                                        int64_t x_row, int64_t x_stride, const void* scale, const void* bias,
                                        const void* weight, void* grad_x, void* grad_scale, void* grad_bias,
-                                       void* grad_weight, int64_t batch, int64_t positions,
-                                       int64_t channels, int threads) {
+                                       void* grad_weight, int64_t batch, int64_t positions, int64_t channels,
+                                       int threads) {
   const Sizes sizes{batch, positions, channels};
   int error = check(dtype, sizes, threads);
   if (error) return error;

@@ -97,8 +97,8 @@ struct Rotations {
 
 // More channels: the packed matrix has rows of a group's width.
 template <class S, int vectors, int rows>
-VFLOW_INLINE void product_block(const Number<S>* in, int64_t width, const Number<S>* matrix,
-                                int64_t channels, Number<S>* out) {
+VFLOW_INLINE void product_block(const Number<S>* in, int64_t width, const Number<S>* matrix, int64_t channels,
+                                Number<S>* out) {
   using V = Vector<S>;
   V sums[rows][vectors]{};
   for (int64_t j = 0; j < channels; ++j) {
@@ -133,8 +133,8 @@ VFLOW_INLINE void for_blocks(int64_t vectors, const Function& function) {
 
 // out [rows, width] = in [rows, width] @ matrix; rows are rounded up to kBlockRows.
 template <class S>
-VFLOW_INLINE void product(const Number<S>* in, int64_t rows, const Groups<S>& groups,
-                          const Number<S>* matrix, int64_t channels, Number<S>* out) {
+VFLOW_INLINE void product(const Number<S>* in, int64_t rows, const Groups<S>& groups, const Number<S>* matrix,
+                          int64_t channels, Number<S>* out) {
   const int64_t width = groups.width();
   for_blocks<kBlockVectors>(groups.vectors, [&](int64_t v, auto vectors) {
     product_columns<S, decltype(vectors)::value>(in, rows, width, matrix + v * kLanes<S>, channels,
@@ -202,8 +202,8 @@ VFLOW_INLINE const S* gather(const RowsView& view, int64_t start, int64_t count,
 template <class S>
 struct Room {
   S *input, *grad_y;
-  Number<S>*normed, *in, *out;    // groups
-  Number<S>*scale, *bias, *outer; // groups twice, and [channels, width]
+  Number<S>*normed, *in, *out;     // groups
+  Number<S>*scale, *bias, *outer;  // groups twice, and [channels, width]
 
   VFLOW_INLINE Room(void* scratch, int64_t positions, int64_t channels) {
     const Groups<S> groups(channels);
@@ -260,8 +260,7 @@ VFLOW_INLINE void map_product(const ActnormConv1x1Arrays& arrays, const Groups<S
     for_vectors<S>(groups, all,
                    [&](int64_t offset, int64_t) { after(offset, rotations.times(before(offset))); });
   } else {
-    for_vectors<S>(groups, all,
-                   [&](int64_t offset, int64_t at) { store(before(offset), room.in + at); });
+    for_vectors<S>(groups, all, [&](int64_t offset, int64_t at) { store(before(offset), room.in + at); });
     product<S>(room.in, groups.count(all), groups, static_cast<const Number<S>*>(arrays.matrix),
                arrays.channels, room.out);
     for_vectors<S>(groups, all, [&](int64_t offset, int64_t at) {

@@ -11,8 +11,8 @@ namespace vflow {
 
 // What a run reads and writes. Pointers are to the whole arrays, images of `positions` x `channels`.
 struct ActnormConv1x1Arrays {
-  RowsView input;      // x; y of the inverse
-  RowsView grad_y;     // of the gradient alone
+  RowsView input;   // x; y of the inverse
+  RowsView grad_y;  // of the gradient alone
   const void *scale, *bias;
   const void* matrix;  // packed: the weight, its inverse for the inverse, its transpose for the gradient
   void* output;        // y; x of the inverse; grad x of the gradient

@@ -13,7 +13,7 @@ struct ConcatEluArrays {
   const void* grad;  // [rows, 2 channels], of the gradient alone
   void* output;      // y [rows, 2 channels]; grad x [rows, channels] of the gradient
   int64_t channels;
-  bool stream;       // whether the output is to go around the caches
+  bool stream;  // whether the output is to go around the caches
 };
 
 struct ConcatEluKernels {

@@ -57,9 +57,8 @@ int vflow_cpu_gated_residual_norm(int dtype, const void* x, const void* ab, cons
 }
 
 int vflow_cpu_gated_residual_norm_backward(int dtype, const void* grad, const void* x, const void* ab,
-                                           const void* weight, void* grad_x, void* grad_ab,
-                                           void* grad_weight, void* grad_bias, int64_t rows,
-                                           int64_t features, int threads) {
+                                           const void* weight, void* grad_x, void* grad_ab, void* grad_weight,
+                                           void* grad_bias, int64_t rows, int64_t features, int threads) {
   const int error = check(dtype, rows, features, threads);
   if (error) return error;
   if (!grad_weight || !grad_bias || (rows > 0 && (!grad || !x || !ab || !weight || !grad_x || !grad_ab)))
@@ -71,18 +70,18 @@ int vflow_cpu_gated_residual_norm_backward(int dtype, const void* grad, const vo
   GatedResidualNormArrays arrays{x, ab, weight, nullptr, grad_x, grad, grad_ab, features, false, false};
   prepare_outputs(dtype, rows, arrays);
   const GatedResidualNormKernels& kernels = VFLOW_BEST_KERNELS(gated_residual_norm_kernels);
-  const bool done = for_row_runs(
-      rows, features, threads, kernels.scratch_bytes(features),
-      [&](int64_t i, int64_t first, int64_t count, void* scratch) {
-        kernels.backward[dtype](arrays, first, count, scratch, parts.get() + i * 2 * features * real);
-      });
+  const bool done = for_row_runs(rows, features, threads, kernels.scratch_bytes(features),
+                                 [&](int64_t i, int64_t first, int64_t count, void* scratch) {
+                                   kernels.backward[dtype](arrays, first, count, scratch,
+                                                           parts.get() + i * 2 * features * real);
+                                 });
   if (!done) return VFLOW_ERROR_OUT_OF_MEMORY;
   auto* room = reinterpret_cast<double*>(sums.get());
   if (dtype == VFLOW_FLOAT64)
-    sum_parts(reinterpret_cast<const double*>(parts.get()), runs, features,
-              static_cast<double*>(grad_weight), static_cast<double*>(grad_bias), room);
+    sum_parts(reinterpret_cast<const double*>(parts.get()), runs, features, static_cast<double*>(grad_weight),
+              static_cast<double*>(grad_bias), room);
   else
-    sum_parts(reinterpret_cast<const float*>(parts.get()), runs, features,
-              static_cast<float*>(grad_weight), static_cast<float*>(grad_bias), room);
+    sum_parts(reinterpret_cast<const float*>(parts.get()), runs, features, static_cast<float*>(grad_weight),
+              static_cast<float*>(grad_bias), room);
   return VFLOW_OK;
 }

@@ -106,8 +106,8 @@ void backward_run(const GatedResidualNormArrays& arrays, int64_t first, int64_t 
   const S* x = static_cast<const S*>(arrays.x) + first * features;
   const S* ab = static_cast<const S*>(arrays.ab) + first * 2 * features;
   const S* grad = static_cast<const S*>(arrays.grad) + first * features;
-  const RowWriter<S> grad_x(static_cast<S*>(arrays.output) + first * features, features,
-                            room.output_stage, arrays.stream_output);
+  const RowWriter<S> grad_x(static_cast<S*>(arrays.output) + first * features, features, room.output_stage,
+                            arrays.stream_output);
   const RowWriter<S> grad_ab(static_cast<S*>(arrays.grad_ab) + first * 2 * features, 2 * features,
                              room.ab_stage, arrays.stream_ab);
   const V share = splat<V>(1) / splat<V>(static_cast<double>(features));

@@ -56,8 +56,7 @@ struct RowVectors {
   int64_t width, count;
   Vector<S> counted;  // all bits of the lanes of the last vector that have not come before
 
-  VFLOW_INLINE explicit RowVectors(int64_t width)
-      : width(width), count((width + kLanes<S> - 1) / kLanes<S>) {
+  VFLOW_INLINE explicit RowVectors(int64_t width) : width(width), count((width + kLanes<S> - 1) / kLanes<S>) {
     typename Format<Vector<S>>::Bits mask{};
     const int64_t spare = count * kLanes<S> - width;
     for (int64_t lane = 0; lane < kLanes<S>; ++lane)
@@ -86,10 +85,13 @@ template <class S>
 class RowWriter {
  public:
   VFLOW_INLINE RowWriter(S* rows, int64_t width, S* stage, bool wanted)
-      : rows_(rows), stage_(stage), width_(width),
+      : rows_(rows),
+        stage_(stage),
+        width_(width),
         streaming_(wanted && (reinterpret_cast<uintptr_t>(rows) |
                               static_cast<uintptr_t>(kStageRows * width) * sizeof(S)) %
-                                     VFLOW_VECTOR_BYTES == 0) {}
+                                     VFLOW_VECTOR_BYTES ==
+                                 0) {}
 
   // Where row i is to be written. Rows come in order.
   VFLOW_INLINE S* row(int64_t i) const {
