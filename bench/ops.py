@@ -6,7 +6,8 @@
 Runs the operations' tests first and prints nothing about speed if they are red. pytest-benchmark
 times the candidates of a case one after the other, in one run; bench/ops_cases.py says what they
 are. The ratios are of medians. Of a GB/s, the numbers that must be read and written are counted
-once; the fraction is that of a plain copy of memory, measured here.
+once; the fraction is that of a plain copy of memory, measured here (self_attention, whose work
+grows with the square of the positions, is bound by arithmetic instead).
 """
 
 from __future__ import annotations

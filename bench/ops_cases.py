@@ -25,6 +25,7 @@ from tests.ops.inputs import (
     plain_concat_elu,
     plain_gated_residual_norm,
     plain_mixlogistic,
+    plain_self_attention,
 )
 from vflow import ops
 
@@ -33,6 +34,7 @@ BATCH = 64
 # Halves of the images in the couplings: [H, W, C] of the checkerboard and the channel split at
 # 32x32, then at 16x16. Elements and so the cost of mixlogistic are the same in all four.
 HALVES = ((32, 16, 6), (32, 32, 3), (16, 8, 24), (16, 16, 12))
+HEADS = 4
 PRESETS = {"vflow-cifar10": (32, 96), "vflow-4m-c6": (4, 32)}  # components, filters
 
 Call = Callable[[], Any]
@@ -121,6 +123,15 @@ def cases() -> Iterator[Case]:
             2 * numbers,
             numbers,
         )
+        attention = partial(
+            Case,
+            operation="self_attention",
+            size=f"{preset} {half[0] * half[1]} positions, {HEADS} heads of {filters // HEADS}",
+            inputs=partial(_attention, half, filters),
+        )
+        yield from _directions(
+            attention, ops.self_attention, plain_self_attention, 3 * numbers, numbers, 3 * numbers
+        )
     for half in HALVES:
         x = math.prod(half)
         actnorm = partial(
@@ -198,6 +209,11 @@ def _transformed(half: tuple[int, ...], components: int, device: str) -> tuple[T
 
 def _features(half: tuple[int, ...], filters: int, device: str) -> tuple[Tensor, ...]:
     return (torch.randn(BATCH, *half[:2], filters, device=device),)
+
+
+def _attention(half: tuple[int, ...], filters: int, device: str) -> tuple[Tensor, ...]:
+    shape = (BATCH, half[0] * half[1], 3, HEADS, filters // HEADS)
+    return (torch.randn(shape, device=device),)
 
 
 def _gated(half: tuple[int, ...], filters: int, device: str) -> tuple[Tensor, ...]:

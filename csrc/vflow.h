@@ -33,7 +33,7 @@ enum vflow_error {
   VFLOW_ERROR_DTYPE = 7,      // none of enum vflow_dtype
   VFLOW_ERROR_ROWS = 8,       // a row length that does not divide the array, or a negative stride
   VFLOW_ERROR_FLAG = 9,       // neither 0 nor 1
-  VFLOW_ERROR_CHANNELS = 10,  // fewer than one channel
+  VFLOW_ERROR_CHANNELS = 10,  // fewer than one channel or head
 };
 
 // VFLOW_ABI_VERSION of the library.
@@ -75,11 +75,13 @@ VFLOW_API int vflow_cpu_actnorm_conv1x1(int dtype, const void* x, int64_t x_row,
 // Its gradient, for grad_y [batch, positions, channels] and real grad_logdet [batch] -> gradients like the
 // inputs; that of a scale below 1e-10 is zero. Those of scale, bias and weight are written for an empty
 // batch too.
-VFLOW_API int vflow_cpu_actnorm_conv1x1_backward(
-    int dtype, const void* grad_y, int64_t grad_y_row, int64_t grad_y_stride, const void* grad_logdet,
-    const void* x, int64_t x_row, int64_t x_stride, const void* scale, const void* bias,
-    const void* weight, void* grad_x, void* grad_scale, void* grad_bias, void* grad_weight, int64_t batch,
-    int64_t positions, int64_t channels, int threads);
+VFLOW_API int vflow_cpu_actnorm_conv1x1_backward(int dtype, const void* grad_y, int64_t grad_y_row,
+                                                 int64_t grad_y_stride, const void* grad_logdet,
+                                                 const void* x, int64_t x_row, int64_t x_stride,
+                                                 const void* scale, const void* bias, const void* weight,
+                                                 void* grad_x, void* grad_scale, void* grad_bias,
+                                                 void* grad_weight, int64_t batch, int64_t positions,
+                                                 int64_t channels, int threads);
 
 // Its inverse: y [batch, positions, channels] -> x like y, real logdet [batch] of the inverse map; NaN
 // for a weight that is singular.
@@ -108,3 +110,16 @@ VFLOW_API int vflow_cpu_concat_elu(int dtype, const void* x, void* y, int64_t ro
 // Its gradient, for grad [rows, 2 channels] -> grad_x [rows, channels].
 VFLOW_API int vflow_cpu_concat_elu_backward(int dtype, const void* grad, const void* x, void* grad_x,
                                             int64_t rows, int64_t channels, int threads);
+
+// Self-attention over all positions of qkv [batch, positions, 3, heads, width] -> output
+// [batch, positions, heads, width] and real log_total [batch, heads, positions], the logarithm of the
+// softmax's denominator, which the gradient wants back.
+VFLOW_API int vflow_cpu_self_attention(int dtype, const void* qkv, void* output, void* log_total,
+                                       int64_t batch, int64_t positions, int64_t heads, int64_t width,
+                                       int threads);
+
+// Its gradient, for grad like output and real grad_log_total like log_total -> grad_qkv like qkv.
+VFLOW_API int vflow_cpu_self_attention_backward(int dtype, const void* grad, const void* grad_log_total,
+                                                const void* qkv, const void* output, const void* log_total,
+                                                void* grad_qkv, int64_t batch, int64_t positions,
+                                                int64_t heads, int64_t width, int threads);

@@ -75,7 +75,7 @@ const char* vflow_error_message(int error) {
     case VFLOW_ERROR_FLAG:
       return "a flag must be 0 or 1";
     case VFLOW_ERROR_CHANNELS:
-      return "channels must be at least 1";
+      return "channels and heads must be at least 1";
     default:
       return "unknown error";
   }

@@ -89,6 +89,12 @@ def plain_concat_elu(x: Tensor) -> Tensor:
     return functional.elu(torch.cat([x, -x], dim=-1))
 
 
+def plain_self_attention(qkv: Tensor) -> Tensor:
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    return (scores.softmax(-1) @ v).transpose(1, 2)
+
+
 DIFFERENTIABLE = {
     "mixlogistic": Case(ops.mixlogistic, mixture_inputs, plain_mixlogistic),
     "mixlogistic one component": Case(
@@ -106,6 +112,9 @@ DIFFERENTIABLE = {
     "gated_residual_norm": Case(ops.gated_residual_norm, gated_inputs, plain_gated_residual_norm),
     "concat_elu": Case(
         ops.concat_elu, lambda b, d: (torch.randn(b, 3, 4).to(d),), plain_concat_elu
+    ),
+    "self_attention": Case(
+        ops.self_attention, lambda b, d: (torch.randn(b, 6, 3, 2, 5).to(d),), plain_self_attention
     ),
 }
 INVERSES = {

@@ -61,6 +61,11 @@ BAD = [
     (ops.concat_elu, (t(),), "x must have shape [..., C], got ()"),
     (ops.concat_elu, (t(3, dtype=torch.bool),), "x must have dtype"),
     (ops.concat_elu, (3,), "x must be a torch.Tensor, got int"),
+    (ops.self_attention, (t(2, 4, 3, 5),), "qkv must have shape [B, N, 3, heads, d], got (2, 4, 3, 5)"),
+    (ops.self_attention, (t(2, 4, 2, 1, 5),), "got (2, 4, 2, 1, 5)"),
+    (ops.self_attention, (t(2, 0, 3, 1, 5),), "got (2, 0, 3, 1, 5)"),
+    (ops.self_attention, (t(2, 4, 3, 1, 5, dtype=torch.int64),), "qkv must have dtype"),
+    (ops.self_attention, (None,), "qkv must be a torch.Tensor, got NoneType"),
 ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vflow.nets.layers import Conv3x3, Pointwise
-from vflow.ops import concat_elu, gated_residual_norm
+from vflow.ops import concat_elu, gated_residual_norm, self_attention
 
 GATE_INIT_SCALE = 0.1
 
@@ -74,10 +74,9 @@ class GatedAttention(nn.Module):
     def gate(self, x: Tensor, position: Tensor) -> Tensor:
         """The gate [a, b]: x [B, H, W, F], position [H, W, F] -> [B, H, W, 2F]."""
         qkv = self.qkv(x + position)
-        # [B, H, W, 3F] -> 3 x [B, heads, HW, F / heads]
-        q, k, v = qkv.flatten(1, 2).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        heads = F.scaled_dot_product_attention(q, k, v)
-        heads = heads.transpose(1, 2).reshape(x.shape)
+        # [B, H, W, 3F] -> [B, HW, 3, heads, F / heads] -> [B, HW, heads, F / heads]
+        heads = self_attention(qkv.flatten(1, 2).unflatten(-1, (3, self.heads, -1)))
+        heads = heads.reshape(x.shape)
         return self.out(F.dropout(heads, self.dropout, self.training))
 
     def forward(self, x: Tensor, position: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from vflow.ops.concat_elu import concat_elu
 from vflow.ops.gated_residual_norm import gated_residual_norm
 from vflow.ops.mixlogistic import mixlogistic
 from vflow.ops.mixlogistic_inverse import mixlogistic_inverse
+from vflow.ops.self_attention import self_attention
 
 __all__ = [
     "actnorm_conv1x1",
@@ -14,5 +15,6 @@ __all__ = [
     "gated_residual_norm",
     "mixlogistic",
     "mixlogistic_inverse",
+    "self_attention",
     "use_backend",
 ]

@@ -32,6 +32,7 @@ class Operation:
         *,
         fake: Callable[..., Any],
         backward: Callable[..., Any] | None = None,
+        saves_outputs: bool = False,
         **implementations: backend.Implementation,
     ) -> None:
         """Define `vflow::name`.
@@ -42,6 +43,7 @@ class Operation:
             fake: The tensors -> empty outputs of the right shape and dtype.
             backward: (backend, saved inputs, *gradients of the outputs) -> gradients of the
                 tensors. Calls registered operators only (`Operation.op`).
+            saves_outputs: Whether the outputs are saved, too, after the inputs.
             implementations: By backend name.
         """
         self.name = name
@@ -54,7 +56,7 @@ class Operation:
         self.op = getattr(getattr(torch.ops, NAMESPACE), name).default
         self._eager: Callable[..., Any] | None = None
         if backward is not None:
-            self._register_gradient(qualname, backward)
+            self._register_gradient(qualname, backward, saves_outputs)
 
     def __call__(self, *tensors: Tensor) -> Any:
         """Run on the backend that is forced, or the best one for the first tensor."""
@@ -70,11 +72,14 @@ class Operation:
     def _launch(self, *args: Any) -> Any:
         return backend.implementation(self.name, args[-1]).launch(*args[:-1])
 
-    def _register_gradient(self, qualname: str, backward: Callable[..., Any]) -> None:
+    def _register_gradient(
+        self, qualname: str, backward: Callable[..., Any], saves_outputs: bool
+    ) -> None:
         launch = self._launch
 
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            ctx.save_for_backward(*inputs[:-1])
+            outputs = output if saves_outputs else ()
+            ctx.save_for_backward(*inputs[:-1], *outputs)
             ctx.backend = inputs[-1]
 
         def gradients(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -85,9 +90,9 @@ class Operation:
             # ctx in forward, on purpose: the setup_context style binds a signature on every call.
             @staticmethod
             def forward(ctx: Any, *args: Any) -> Any:
-                ctx.save_for_backward(*args[:-1])
-                ctx.backend = args[-1]
-                return launch(*args)
+                output = launch(*args)
+                setup_context(ctx, args, output)
+                return output
 
             backward: Any = staticmethod(torch.autograd.function.once_differentiable(gradients))
 

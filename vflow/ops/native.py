@@ -38,6 +38,8 @@ _SIGNATURES = {
     "vflow_cpu_gated_residual_norm_backward": [_INT, *[_P] * 8, *[_I64] * 2, _INT],
     "vflow_cpu_concat_elu": [_INT, *[_P] * 2, *[_I64] * 2, _INT],
     "vflow_cpu_concat_elu_backward": [_INT, *[_P] * 3, *[_I64] * 2, _INT],
+    "vflow_cpu_self_attention": [_INT, *[_P] * 3, *[_I64] * 4, _INT],
+    "vflow_cpu_self_attention_backward": [_INT, *[_P] * 6, *[_I64] * 4, _INT],
 }
 
 

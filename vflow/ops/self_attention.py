@@ -1,0 +1,71 @@
+"""Self-attention over all positions of an image."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from vflow.ops import backend
+from vflow.ops.backend import Implementation, native_cpu
+from vflow.ops.checks import check_tensor, logdet_dtype
+from vflow.ops.cpu import self_attention as cpu
+from vflow.ops.library import Operation
+from vflow.ops.reference import self_attention as reference
+
+
+def self_attention(qkv: Tensor) -> Tensor:
+    """softmax(Q K^T / sqrt(d)) V over all positions, for each head.
+
+    Heads of 8 to 24 numbers, as Flow++ has them, are where general attention kernels are slow on a
+    CPU: the exponentials weigh as much as the products. Where there is no kernel of ours, this is
+    PyTorch's scaled_dot_product_attention with its own gradient.
+
+    Args:
+        qkv: Queries, keys and values [B, N, 3, heads, d]. Our kernels compute half types in
+            float32; PyTorch's attention rounds them as it sees fit.
+
+    Returns:
+        [B, N, heads, d] in qkv's dtype. Differentiable once.
+
+    Raises:
+        ValueError: If qkv is not a floating tensor of this shape, or a backend asked for by name
+            cannot run this.
+    """
+    check_tensor("qkv", qkv)
+    if qkv.ndim != 5 or qkv.shape[2] != 3 or min(qkv.shape[1:]) < 1:
+        raise ValueError(f"qkv must have shape [B, N, 3, heads, d], got {tuple(qkv.shape)}")
+    if backend.choose(_self_attention.name, qkv) == "reference":
+        return reference.attend(qkv)  # with what PyTorch saves for its own gradient
+    return _self_attention(qkv)[0]
+
+
+def _empty(qkv: Tensor) -> tuple[Tensor, Tensor]:
+    batch, positions, _, heads, width = qkv.shape
+    return (
+        qkv.new_empty(batch, positions, heads, width),
+        qkv.new_empty(batch, heads, positions, dtype=logdet_dtype(qkv.dtype)),
+    )
+
+
+def _backward(
+    backend: str, saved: tuple[Tensor, ...], grad: Tensor, grad_log_total: Tensor
+) -> Tensor:
+    return _self_attention_backward.op(grad, grad_log_total, *saved, backend)
+
+
+_self_attention_backward = Operation(
+    "self_attention_backward",
+    "Tensor grad, Tensor grad_log_total, Tensor qkv, Tensor output, Tensor log_total -> Tensor",
+    fake=lambda grad, grad_log_total, qkv, output, log_total: qkv.new_empty(qkv.shape),
+    reference=Implementation(launch=reference.self_attention_backward),
+    cpu=native_cpu(cpu.self_attention_backward),
+)
+_self_attention = Operation(
+    "self_attention",
+    "Tensor qkv -> (Tensor, Tensor)",
+    fake=_empty,
+    backward=_backward,
+    # All scores again would cost more than the little that is kept: the outputs.
+    saves_outputs=True,
+    reference=Implementation(launch=reference.self_attention),
+    cpu=native_cpu(cpu.self_attention),
+)
