@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch>=2.11,<2.14
 SOURCES := setup.py CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench sanitize clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m vflow.demo
@@ -24,6 +24,10 @@ lint: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python bench/ops.py
 	$(BIN)/python bench/throughput.py
+
+# The native library's tests under AddressSanitizer and UndefinedBehaviorSanitizer, then under valgrind.
+sanitize: $(VENV)/.installed-dev
+	PYTHON=$(BIN)/python scripts/sanitize.sh
 
 clean:
 	rm -rf $(VENV) build vflow/_lib *.egg-info

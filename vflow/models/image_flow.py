@@ -338,8 +338,7 @@ class ImageFlow(Pretrained, nn.Module):
         finally:
             self.train(training)
 
-    @property
-    def _noise_channels(self) -> dict[str, int]:
+    def _noise_channels(self) -> dict[str, int]:  # a property's super() cannot be compiled
         return {"eps_u": self.config.in_channels}
 
     def _noise(
@@ -353,12 +352,13 @@ class ImageFlow(Pretrained, nn.Module):
         batch, size = len(images), self.data_shape[1:]
         given = {"eps_u": eps_u, "eps_z": eps_z}
         noise = {name: value for name, value in given.items() if value is not None}
+        channels = self._noise_channels()
         for name, value in noise.items():
-            if name not in self._noise_channels:
+            if name not in channels:
                 raise ValueError(f"{name} must be None: {type(self).__name__} has no such noise")
-            shape = (self._noise_channels[name], *size)
+            shape = (channels[name], *size)
             require_float(name, value, shape, like=self._parameter, batch=batch)
-        if noise.keys() != self._noise_channels.keys():
+        if noise.keys() != channels.keys():
             noise = {**self.draw_noise(batch, generator), **noise}
         return noise
 

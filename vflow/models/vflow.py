@@ -44,9 +44,8 @@ class VFlow(ImageFlow):
         first = _gaussian_layer(config) if config.affine_blocks else []
         self.flow = image_flow(config, self.weight_std, first)
 
-    @property
     def _noise_channels(self) -> dict[str, int]:
-        return {**super()._noise_channels, "eps_z": self.config.extra_dims}
+        return {**super()._noise_channels(), "eps_z": self.config.extra_dims}
 
     def _draw_noise_nhwc(self, batch: int, generator: torch.Generator | None) -> dict[str, Tensor]:
         noise = super()._draw_noise_nhwc(batch, generator)

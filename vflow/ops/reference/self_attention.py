@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vflow.ops.checks import logdet_dtype
+from vflow.ops.reference.precision import compute_dtype
 
 
 def self_attention(qkv: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,7 +32,7 @@ def attend(qkv: Tensor) -> Tensor:
 
 def _log_total(qkv: Tensor) -> Tensor:
     """Logarithm of the softmax's denominator [B, heads, N], an image at a time to spare memory."""
-    dtype = logdet_dtype(qkv.dtype)
+    dtype = compute_dtype(qkv.dtype)
     if qkv.shape[0] == 0:
         return qkv.new_zeros(0, qkv.shape[3], qkv.shape[1], dtype=dtype)
     logs = []
