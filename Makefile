@@ -43,6 +43,7 @@ $(VENV)/.installed: $(VENV)/.torch $(SOURCES)
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+# All that .installed is, so that the library is built once.
+$(VENV)/.installed-dev: $(VENV)/.torch $(SOURCES)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	touch $@
+	touch $(VENV)/.installed $@
