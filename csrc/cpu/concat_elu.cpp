@@ -9,9 +9,8 @@ static int check(int dtype, int64_t rows, int64_t channels, int threads) {
   if (rows < 0) return VFLOW_ERROR_NEGATIVE_SIZE;
   if (channels < 1) return VFLOW_ERROR_CHANNELS;
   if (threads < 1) return VFLOW_ERROR_THREADS;
-  int64_t bytes;  // of the larger array, and of a stage
-  if (__builtin_mul_overflow(channels, int64_t{2 * 8 * 16}, &bytes) ||
-      __builtin_mul_overflow(bytes, rows, &bytes))
+  int64_t bytes;  // of the larger array
+  if (__builtin_mul_overflow(channels, int64_t{2 * 8}, &bytes) || __builtin_mul_overflow(bytes, rows, &bytes))
     return VFLOW_ERROR_OVERFLOW;
   return VFLOW_OK;
 }
@@ -21,10 +20,9 @@ static int for_runs(ConcatEluKernels::Run run, int dtype, ConcatEluArrays& array
   const int64_t row_bytes = output_width * size_of(dtype);
   arrays.stream = rows * row_bytes >= kLargeBytes;
   prepare_output(arrays.output, rows * row_bytes);
-  const int64_t stage_bytes = VFLOW_BEST_KERNELS(concat_elu_kernels).stage_rows * row_bytes;
-  const bool done = for_row_runs(
-      rows, arrays.channels, threads, arrays.stream ? stage_bytes : 1,
-      [&](int64_t, int64_t first, int64_t count, void* stage) { run(arrays, first, count, stage); });
+  const bool done =
+      for_row_runs(rows, arrays.channels, threads, 0,
+                   [&](int64_t, int64_t first, int64_t count, void*) { run(arrays, first, count); });
   return done ? VFLOW_OK : VFLOW_ERROR_OUT_OF_MEMORY;
 }
 

@@ -17,10 +17,8 @@ struct ConcatEluArrays {
 };
 
 struct ConcatEluKernels {
-  // `stage` has room for a stage of the output's rows.
-  using Run = void (*)(const ConcatEluArrays&, int64_t first, int64_t rows, void* stage);
+  using Run = void (*)(const ConcatEluArrays&, int64_t first, int64_t rows);
   Run forward[kDtypes], backward[kDtypes];
-  int64_t stage_rows;
 };
 
 VFLOW_DECLARE_KERNELS(const ConcatEluKernels& concat_elu_kernels())

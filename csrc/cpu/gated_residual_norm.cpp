@@ -18,8 +18,7 @@ static int check(int dtype, int64_t rows, int64_t features, int threads) {
 
 static void prepare_outputs(int dtype, int64_t rows, GatedResidualNormArrays& arrays) {
   const int64_t bytes = rows * arrays.features * size_of(dtype);
-  arrays.stream_output = bytes >= kLargeBytes;
-  arrays.stream_ab = 2 * bytes >= kLargeBytes;
+  arrays.stream = (arrays.grad_ab ? 3 : 1) * bytes >= kLargeBytes;
   prepare_output(arrays.output, bytes);
   if (arrays.grad_ab) prepare_output(arrays.grad_ab, 2 * bytes);
 }
@@ -46,7 +45,7 @@ int vflow_cpu_gated_residual_norm(int dtype, const void* x, const void* ab, cons
   const int error = check(dtype, rows, features, threads);
   if (error || rows == 0) return error;
   if (!x || !ab || !weight || !bias || !y) return VFLOW_ERROR_NULL_POINTER;
-  GatedResidualNormArrays arrays{x, ab, weight, bias, y, nullptr, nullptr, features, false, false};
+  GatedResidualNormArrays arrays{x, ab, weight, bias, y, nullptr, nullptr, features, false};
   prepare_outputs(dtype, rows, arrays);
   const GatedResidualNormKernels& kernels = VFLOW_BEST_KERNELS(gated_residual_norm_kernels);
   const bool done = for_row_runs(rows, features, threads, kernels.scratch_bytes(features),
@@ -67,7 +66,7 @@ int vflow_cpu_gated_residual_norm_backward(int dtype, const void* grad, const vo
   const Scratch parts = allocate(2 * features * real, runs + 1);
   const Scratch sums = allocate(2 * features * 8, 1);
   if (!parts || !sums) return VFLOW_ERROR_OUT_OF_MEMORY;
-  GatedResidualNormArrays arrays{x, ab, weight, nullptr, grad_x, grad, grad_ab, features, false, false};
+  GatedResidualNormArrays arrays{x, ab, weight, nullptr, grad_x, grad, grad_ab, features, false};
   prepare_outputs(dtype, rows, arrays);
   const GatedResidualNormKernels& kernels = VFLOW_BEST_KERNELS(gated_residual_norm_kernels);
   const bool done = for_row_runs(rows, features, threads, kernels.scratch_bytes(features),

@@ -1,5 +1,6 @@
-// The gated_residual_norm kernels for one instruction set (VFLOW_TARGET): a row at a time, which stays in
-// the first level of cache from its sum over the squares of its differences to its output.
+// The gated_residual_norm kernels for one instruction set (VFLOW_TARGET): as many rows at a time as a vector
+// has lanes. They stay in the first levels of cache from their sums over the squares of their differences
+// to their outputs, and no row's mean or deviation is waited for.
 #include "gated_residual_norm_kernel.h"
 
 #include "parts.h"
@@ -9,148 +10,191 @@ namespace vflow::VFLOW_TARGET {
 
 constexpr double kEps = 1e-5;
 
-// A run's scratch: vectors of a row, a few of each kind, and stages of the outputs.
-enum Kind { kResidual, kGate, kSlope, kScaled, kWeight, kBias, kGradWeight, kGradBias, kKinds };
+// What a run remembers of each row of a group.
+enum Kind { kResidual, kGate, kSlope, kKinds };
 
+// Those, and four rows for the weights and their gradients.
 static int64_t scratch_bytes(int64_t features) {
   const int64_t row = (features + VFLOW_VECTOR_BYTES) * 8;  // and what the vectors have to spare
-  return (kKinds + 3 * kStageRows) * ((row + 63) / 64 * 64);
+  return (kKinds * kLanes<float> + 4) * ((row + 63) / 64 * 64);
 }
 
-template <class S>
-struct Room {
-  Vector<S>* vectors[kKinds];
-  S *output_stage, *ab_stage;
-
-  VFLOW_INLINE Room(void* scratch, const RowVectors<S>& row) {
-    auto* next = static_cast<Vector<S>*>(scratch);
-    for (int kind = 0; kind < kKinds; ++kind, next += row.count) vectors[kind] = next;
-    output_stage = reinterpret_cast<S*>(next);
-    ab_stage = reinterpret_cast<S*>(next + (kStageRows * row.width + kLanes<S> - 1) / kLanes<S>);
-  }
-};
-
-template <class S>
-VFLOW_INLINE void load_row(const void* numbers, const RowVectors<S>& row, Vector<S>* to) {
-  for (int64_t j = 0; j < row.count; ++j)
-    to[j] = load_some(static_cast<const Number<S>*>(numbers) + row.first(j), row.filled());
-}
-
-// What normalises a row, in every lane.
-template <class V>
-struct Moments {
-  V mean, inv_deviation;
-};
-
-// The mean is taken twice: the second time of the differences from the first, whose own rounding would
-// otherwise be all there is of a row of nearly equal numbers.
-template <class S>
-VFLOW_INLINE Moments<Vector<S>> moments(const RowVectors<S>& row, const Vector<S>* numbers, Vector<S> sum) {
+// A group of rows on its way through the passes below. Row is RowVectors of whole or ragged rows.
+template <class S, class Row>
+struct Group {
   using V = Vector<S>;
-  const V features = splat<V>(static_cast<double>(row.width));
-  const V mean = sum_across(sum) / features;
-  V differences{}, squares{};
-  for (int64_t j = 0; j < row.count; ++j) {
-    const V difference = row.once(j, numbers[j] - mean);
-    differences += difference;
-    squares += difference * difference;
+  const Row& row;
+  V *kinds, *weight, *bias, *grad_weight, *grad_bias;
+  int64_t rows = 0;                    // of the group, at most kLanes
+  V sums[kLanes<S>], more[kLanes<S>];  // of each row, in parts
+  Number<S> mean[kLanes<S>], inv_deviation[kLanes<S>];
+
+  Group(const Row& row, void* scratch, const void* weights, const void* biases) : row(row) {
+    kinds = static_cast<V*>(scratch);
+    weight = kinds + kKinds * kLanes<S> * row.count;
+    bias = weight + row.count, grad_weight = bias + row.count, grad_bias = grad_weight + row.count;
+    for (int64_t j = 0; j < row.count; ++j) {
+      weight[j] = real(weights, j);
+      if (biases) bias[j] = real(biases, j);
+      grad_weight[j] = grad_bias[j] = V{};
+    }
   }
-  const V rest = sum_across(differences) / features;
-  const V variance = larger(V{}, sum_across(squares) / features - rest * rest);
-  const Number<S> deviation = __builtin_sqrt(variance[0] + static_cast<Number<S>>(kEps));
-  return {mean + rest, splat<V>(1) / (V{} + deviation)};
-}
+  V* of(Kind kind, int64_t r) const { return kinds + (kind * kLanes<S> + r) * row.count; }
+
+  // x + a sigmoid(b), and for the gradient how it depends on a and on b.
+  template <bool gradient>
+  VFLOW_NOINLINE void gate(const S* x, const S* ab) {
+    const int64_t width = row.width;
+    for (int64_t r = 0; r < kLanes<S>; ++r) sums[r] = V{};
+    for (int64_t r = 0; r < rows; ++r, x += width, ab += 2 * width) {
+      prefetch_row(x, width);
+      prefetch_row(ab, 2 * width);
+      V *residuals = of(kResidual, r), *gates = of(kGate, r), *slopes = of(kSlope, r);
+      V sum{};
+      for (int64_t j = 0; j < row.count; ++j) {
+        const V a = row.load(ab, j);
+        const Sigmoids<V> sigmoids(row.load(ab + width, j));
+        const V residual = row.load(x, j) + a * sigmoids.below;
+        if constexpr (gradient) {
+          gates[j] = sigmoids.below;
+          slopes[j] = a * sigmoids.below * sigmoids.above;
+        }
+        residuals[j] = residual;
+        sum += row.once(j, residual);
+      }
+      sums[r] = sum;
+    }
+    find_moments();
+  }
+
+  // From the sums of the residuals. The mean is taken twice: the second time of the differences from the
+  // first, whose own rounding would otherwise be all there is of a row of nearly equal numbers.
+  VFLOW_INLINE void find_moments() {
+    const V features = splat<V>(static_cast<double>(row.width));
+    const V means = sum_rows(sums) / features;
+    store(means, mean);
+    for (int64_t r = 0; r < kLanes<S>; ++r) sums[r] = more[r] = V{};
+    for (int64_t r = 0; r < rows; ++r) {
+      const V* residuals = of(kResidual, r);
+      V sum{}, squared{};
+      for (int64_t j = 0; j < row.count; ++j) {
+        const V difference = row.once(j, residuals[j] - mean[r]);
+        sum += difference;
+        squared += difference * difference;
+      }
+      sums[r] = sum;
+      more[r] = squared;
+    }
+    const V rest = sum_rows(sums) / features;
+    store(means + rest, mean);
+    store(larger(V{}, sum_rows(more) / features - rest * rest) + static_cast<Number<S>>(kEps), inv_deviation);
+    for (int64_t r = 0; r < kLanes<S>; ++r) inv_deviation[r] = 1 / square_root(inv_deviation[r]);
+  }
+
+  template <bool streaming>
+  VFLOW_NOINLINE void normalise(S* y) const {
+    for (int64_t r = 0; r < rows; ++r, y += row.width) {
+      const V* residuals = of(kResidual, r);
+      for (int64_t j = 0; j < row.count; ++j)
+        row.template write<streaming>((residuals[j] - mean[r]) * inv_deviation[r] * weight[j] + bias[j], j,
+                                      y);
+    }
+  }
+
+  // Normalises in place; adds to the gradients of weight and bias; sums over each row what its gradient
+  // needs.
+  VFLOW_NOINLINE void sum_gradients(const S* grad) {
+    for (int64_t r = 0; r < kLanes<S>; ++r) sums[r] = more[r] = V{};
+    for (int64_t r = 0; r < rows; ++r, grad += row.width) {
+      prefetch_row(grad, row.width);
+      V* normed = of(kResidual, r);
+      V total{}, along{};
+      for (int64_t j = 0; j < row.count; ++j) {
+        const V g = row.load(grad, j), number = (normed[j] - mean[r]) * inv_deviation[r];
+        const V scaled = row.once(j, g * weight[j]);
+        normed[j] = number;
+        grad_weight[j] += g * number;
+        grad_bias[j] += g;
+        total += scaled;
+        along += scaled * number;
+      }
+      sums[r] = total;
+      more[r] = along;
+    }
+  }
+
+  template <bool streaming>
+  VFLOW_NOINLINE void write_gradients(const S* grad, S* grad_x, S* grad_ab) {
+    const V share = splat<V>(1) / splat<V>(static_cast<double>(row.width));
+    Number<S> totals[kLanes<S>], alongs[kLanes<S>];
+    store(sum_rows(sums) * share, totals);
+    store(sum_rows(more) * share, alongs);
+    const int64_t width = row.width;
+    for (int64_t r = 0; r < rows; ++r, grad += width, grad_x += width, grad_ab += 2 * width) {
+      const V *normed = of(kResidual, r), *gates = of(kGate, r), *slopes = of(kSlope, r);
+      const V total = V{} + totals[r], along = V{} + alongs[r], factor = V{} + inv_deviation[r];
+      for (int64_t j = 0; j < row.count; ++j) {
+        const V gradient = (row.load(grad, j) * weight[j] - total - normed[j] * along) * factor;
+        row.template write<streaming>(gradient, j, grad_x);
+        row.template write<streaming>(gradient * gates[j], j, grad_ab);
+        row.template write<streaming>(gradient * slopes[j], j, grad_ab + width);
+      }
+    }
+  }
+
+ private:
+  V real(const void* numbers, int64_t j) const {
+    return load_some(static_cast<const Number<S>*>(numbers) + row.first(j), row.filled());
+  }
+  // Asks for the row of the next group.
+  static VFLOW_INLINE void prefetch_row(const S* now, int64_t width) {
+    prefetch(now + kLanes<S> * width, width * static_cast<int64_t>(sizeof(S)));
+  }
+  static VFLOW_INLINE float square_root(float number) { return __builtin_sqrtf(number); }
+  static VFLOW_INLINE double square_root(double number) { return __builtin_sqrt(number); }
+};
 
 template <class S>
 void forward_run(const GatedResidualNormArrays& arrays, int64_t first, int64_t rows, void* scratch, void*) {
-  using V = Vector<S>;
-  const int64_t features = arrays.features;
-  const RowVectors<S> row(features);
-  const Room<S> room(scratch, row);
-  V *residuals = room.vectors[kResidual], *weight = room.vectors[kWeight], *bias = room.vectors[kBias];
-  load_row(arrays.weight, row, weight);
-  load_row(arrays.bias, row, bias);
-  const S* x = static_cast<const S*>(arrays.x) + first * features;
-  const S* ab = static_cast<const S*>(arrays.ab) + first * 2 * features;
-  const RowWriter<S> y(static_cast<S*>(arrays.output) + first * features, features, room.output_stage,
-                       arrays.stream_output);
-  for (int64_t i = 0; i < rows; ++i, x += features, ab += 2 * features) {
-    V sum{};
-    for (int64_t j = 0; j < row.count; ++j) {
-      const int64_t start = row.first(j);
-      const V a = load_some(ab + start, row.filled()), b = load_some(ab + features + start, row.filled());
-      residuals[j] = load_some(x + start, row.filled()) + a * Sigmoids<V>(b).below;
-      sum += row.once(j, residuals[j]);
+  const int64_t width = arrays.features;
+  const S* x = static_cast<const S*>(arrays.x) + first * width;
+  const S* ab = static_cast<const S*>(arrays.ab) + first * 2 * width;
+  S* y = static_cast<S*>(arrays.output) + first * width;
+  for_row_kind(y, width, arrays.stream, [&](const auto& row, auto streaming) {
+    Group<S, std::decay_t<decltype(row)>> group(row, scratch, arrays.weight, arrays.bias);
+    for (int64_t i = 0; i < rows; i += kLanes<S>) {
+      group.rows = rows - i < kLanes<S> ? rows - i : kLanes<S>;
+      group.template gate<false>(x + i * width, ab + i * 2 * width);
+      group.template normalise<decltype(streaming)::value>(y + i * width);
     }
-    const Moments<V> m = moments(row, residuals, sum);
-    S* to = y.row(i);
-    for (int64_t j = 0; j < row.count; ++j)
-      store_some((residuals[j] - m.mean) * m.inv_deviation * weight[j] + bias[j], row.filled(),
-                 to + row.first(j));
-    y.written(i, i + 1 == rows);
-  }
+  });
 }
 
 template <class S>
 void backward_run(const GatedResidualNormArrays& arrays, int64_t first, int64_t rows, void* scratch,
                   void* sums) {
-  using V = Vector<S>;
-  const int64_t features = arrays.features;
-  const RowVectors<S> row(features);
-  const Room<S> room(scratch, row);
-  V *normed = room.vectors[kResidual], *gates = room.vectors[kGate], *slopes = room.vectors[kSlope],
-    *scaled = room.vectors[kScaled], *weight = room.vectors[kWeight],
-    *grad_weight = room.vectors[kGradWeight], *grad_bias = room.vectors[kGradBias];
-  load_row(arrays.weight, row, weight);
-  for (int64_t j = 0; j < row.count; ++j) grad_weight[j] = grad_bias[j] = V{};
-  const S* x = static_cast<const S*>(arrays.x) + first * features;
-  const S* ab = static_cast<const S*>(arrays.ab) + first * 2 * features;
-  const S* grad = static_cast<const S*>(arrays.grad) + first * features;
-  const RowWriter<S> grad_x(static_cast<S*>(arrays.output) + first * features, features, room.output_stage,
-                            arrays.stream_output);
-  const RowWriter<S> grad_ab(static_cast<S*>(arrays.grad_ab) + first * 2 * features, 2 * features,
-                             room.ab_stage, arrays.stream_ab);
-  const V share = splat<V>(1) / splat<V>(static_cast<double>(features));
-  for (int64_t i = 0; i < rows; ++i, x += features, ab += 2 * features, grad += features) {
-    V sum{};
-    for (int64_t j = 0; j < row.count; ++j) {
-      const int64_t start = row.first(j);
-      const V a = load_some(ab + start, row.filled());
-      const Sigmoids<V> gate(load_some(ab + features + start, row.filled()));
-      gates[j] = gate.below;
-      slopes[j] = a * gate.below * gate.above;
-      normed[j] = load_some(x + start, row.filled()) + a * gate.below;
-      sum += row.once(j, normed[j]);
+  const int64_t width = arrays.features;
+  const S* x = static_cast<const S*>(arrays.x) + first * width;
+  const S* ab = static_cast<const S*>(arrays.ab) + first * 2 * width;
+  const S* grad = static_cast<const S*>(arrays.grad) + first * width;
+  S* grad_x = static_cast<S*>(arrays.output) + first * width;
+  S* grad_ab = static_cast<S*>(arrays.grad_ab) + first * 2 * width;
+  const bool stream = arrays.stream && is_aligned(grad_ab);
+  for_row_kind(grad_x, width, stream, [&](const auto& row, auto streaming) {
+    Group<S, std::decay_t<decltype(row)>> group(row, scratch, arrays.weight, nullptr);
+    for (int64_t i = 0; i < rows; i += kLanes<S>) {
+      group.rows = rows - i < kLanes<S> ? rows - i : kLanes<S>;
+      group.template gate<true>(x + i * width, ab + i * 2 * width);
+      group.sum_gradients(grad + i * width);
+      group.template write_gradients<decltype(streaming)::value>(grad + i * width, grad_x + i * width,
+                                                                 grad_ab + i * 2 * width);
     }
-    const Moments<V> m = moments(row, normed, sum);
-    V total{}, along{};
+    auto* to = static_cast<Number<S>*>(sums);
     for (int64_t j = 0; j < row.count; ++j) {
-      const V g = load_some(grad + row.first(j), row.filled());
-      normed[j] = (normed[j] - m.mean) * m.inv_deviation;
-      scaled[j] = g * weight[j];
-      grad_weight[j] += g * normed[j];
-      grad_bias[j] += g;
-      total += row.once(j, scaled[j]);
-      along += row.once(j, scaled[j] * normed[j]);
+      store_some<Number<S>>(group.grad_weight[j], row.filled(), to + row.first(j));
+      store_some<Number<S>>(group.grad_bias[j], row.filled(), to + width + row.first(j));
     }
-    total = sum_across(total) * share;
-    along = sum_across(along) * share;
-    S *to_x = grad_x.row(i), *to_ab = grad_ab.row(i);
-    for (int64_t j = 0; j < row.count; ++j) {
-      const int64_t start = row.first(j);
-      const V gradient = (scaled[j] - total - normed[j] * along) * m.inv_deviation;
-      store_some(gradient, row.filled(), to_x + start);
-      store_some(gradient * gates[j], row.filled(), to_ab + start);
-      store_some(gradient * slopes[j], row.filled(), to_ab + features + start);
-    }
-    grad_x.written(i, i + 1 == rows);
-    grad_ab.written(i, i + 1 == rows);
-  }
-  auto* to = static_cast<Number<S>*>(sums);
-  for (int64_t j = 0; j < row.count; ++j) {
-    store_some<Number<S>>(grad_weight[j], row.filled(), to + row.first(j));
-    store_some<Number<S>>(grad_bias[j], row.filled(), to + features + row.first(j));
-  }
+  });
 }
 
 const GatedResidualNormKernels& gated_residual_norm_kernels() {

@@ -17,7 +17,7 @@ struct GatedResidualNormArrays {
   const void* grad;    // of the gradient alone, as is the following
   void* grad_ab;
   int64_t features;
-  bool stream_output, stream_ab;  // whether these are to go around the caches
+  bool stream;  // whether the outputs are to go around the caches
 };
 
 struct GatedResidualNormKernels {

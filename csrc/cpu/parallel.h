@@ -37,7 +37,7 @@ inline Scratch allocate(int64_t size, int64_t count) {
 }
 
 // Outputs larger than this leave the last level of cache before anybody reads them.
-constexpr int64_t kLargeBytes = int64_t{16} << 20;
+constexpr int64_t kLargeBytes = int64_t{8} << 20;
 
 // Asks for huge pages under a large output which is about to be written for the first time: the kernel's
 // page faults take several times as long as the mathematics. No more than a wish.

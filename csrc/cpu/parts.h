@@ -4,6 +4,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include <type_traits>
+
 #include "simd.h"
 
 namespace vflow::VFLOW_TARGET {
@@ -49,9 +51,20 @@ VFLOW_INLINE V sum_across(V numbers) {
   return numbers;
 }
 
+// sums[r] holds parts of row r's sum in its lanes -> the sum of row r in lane r. Rows side by side need no
+// more shuffles than their transposition, and none waits for another.
+template <class V, int64_t lanes>
+VFLOW_INLINE V sum_rows(V (&sums)[lanes]) {
+  transpose(sums);
+  for (int64_t step = lanes / 2; step > 0; step /= 2)
+    for (int64_t i = 0; i < step; ++i) sums[i] += sums[i + step];
+  return sums[0];
+}
+
 // A row of numbers as vectors: the last one begins early enough to end with the row, so that some numbers
-// come twice, with equal results. A row shorter than a vector is one vector with lanes to spare.
-template <class S>
+// come twice, with equal results. A row shorter than a vector is one vector with lanes to spare. Of a row
+// that is `whole` vectors, as most are, nothing of this is left.
+template <class S, bool whole = false>
 struct RowVectors {
   int64_t width, count;
   Vector<S> counted;  // all bits of the lanes of the last vector that have not come before
@@ -65,55 +78,49 @@ struct RowVectors {
   }
   VFLOW_INLINE int64_t first(int64_t i) const {
     const int64_t start = i * kLanes<S>;
-    return width >= kLanes<S> && start + kLanes<S> > width ? width - kLanes<S> : start;
+    return !whole && width >= kLanes<S> && start + kLanes<S> > width ? width - kLanes<S> : start;
   }
   // Numbers within vector i, those that come twice among them.
-  VFLOW_INLINE int64_t filled() const { return width < kLanes<S> ? width : kLanes<S>; }
+  VFLOW_INLINE int64_t filled() const { return !whole && width < kLanes<S> ? width : kLanes<S>; }
   // Vector i for a sum over the row: zero where it has been counted before, or is no number at all.
   VFLOW_INLINE Vector<S> once(int64_t i, Vector<S> numbers) const {
     using Bits = typename Format<Vector<S>>::Bits;
-    if (i + 1 < count) return numbers;
+    if (whole || i + 1 < count) return numbers;
     return bits_as<Vector<S>>(bits_as<Bits>(numbers) & bits_as<Bits>(counted));
   }
-};
-
-// Rows on their way to an output that is too large to stay in the caches: they are collected in a stage and
-// streamed from there, kStageRows at a time.
-constexpr int64_t kStageRows = 16;
-
-template <class S>
-class RowWriter {
- public:
-  VFLOW_INLINE RowWriter(S* rows, int64_t width, S* stage, bool wanted)
-      : rows_(rows),
-        stage_(stage),
-        width_(width),
-        streaming_(wanted && (reinterpret_cast<uintptr_t>(rows) |
-                              static_cast<uintptr_t>(kStageRows * width) * sizeof(S)) %
-                                     VFLOW_VECTOR_BYTES ==
-                                 0) {}
-
-  // Where row i is to be written. Rows come in order.
-  VFLOW_INLINE S* row(int64_t i) const {
-    return streaming_ ? stage_ + i % kStageRows * width_ : rows_ + i * width_;
+  VFLOW_INLINE Vector<S> load(const S* row, int64_t i) const { return load_some(row + first(i), filled()); }
+  VFLOW_INLINE void store(Vector<S> numbers, int64_t i, S* row) const {
+    store_some(numbers, filled(), row + first(i));
   }
-  // Row i has been written; the last row of all is `last`.
-  VFLOW_INLINE void written(int64_t i, bool last) const {
-    const int64_t staged = i % kStageRows + 1;
-    if (!streaming_ || (staged < kStageRows && !last)) return;
-    S* to = rows_ + (i + 1 - staged) * width_;
-    const int64_t bytes = staged * width_ * static_cast<int64_t>(sizeof(S));
-    if (staged == kStageRows)
-      stream(stage_, bytes, to);
+  // The same, around the caches if `streaming`: for what is too large to be found there later.
+  template <bool streaming>
+  VFLOW_INLINE void write(Vector<S> numbers, int64_t i, S* row) const {
+    if constexpr (streaming)
+      stream(numbers, row + first(i));
     else
-      memcpy(to, stage_, static_cast<size_t>(bytes));
-    if (last) finish_streams();
+      store(numbers, i, row);
   }
-
- private:
-  S *rows_, *stage_;
-  int64_t width_;
-  bool streaming_;
 };
+
+// Whether a vector's worth of numbers lies at a multiple of its size.
+template <class S>
+VFLOW_INLINE bool is_aligned(const S* numbers) {
+  return reinterpret_cast<uintptr_t>(numbers) % (kLanes<S> * sizeof(S)) == 0;
+}
+
+// Calls function(row, streaming) for rows of `width` numbers that are written to `to` first, where
+// `streaming` is std::true_type if they are to go around the caches (`wanted`) and can: in whole vectors at
+// their natural places.
+template <class S, class Function>
+VFLOW_INLINE void for_row_kind(const S* to, int64_t width, bool wanted, const Function& function) {
+  if (width % kLanes<S> != 0) {
+    function(RowVectors<S>(width), std::false_type{});
+  } else if (wanted && is_aligned(to)) {
+    function(RowVectors<S, true>(width), std::true_type{});
+    finish_streams();
+  } else {
+    function(RowVectors<S, true>(width), std::false_type{});
+  }
+}
 
 }  // namespace vflow::VFLOW_TARGET

@@ -7,7 +7,7 @@
 
 namespace vflow {
 
-// Rows of a run: some ten thousand numbers' worth, and whole stages (parts.h). Runs, and so the order of
+// Rows of a run: some ten thousand numbers' worth, and whole groups of rows. Runs, and so the order of
 // every sum over them, depend on the width alone.
 inline int64_t rows_of_run(int64_t width) {
   const int64_t rows = int64_t{8192} / width / 16 * 16;

@@ -21,6 +21,9 @@
 #define VFLOW_VECTOR_BYTES 16
 #endif
 
+// For the passes of a long kernel: each gets all registers for itself.
+#define VFLOW_NOINLINE __attribute__((noinline))
+
 namespace vflow::VFLOW_TARGET {
 
 typedef float FloatVector __attribute__((vector_size(VFLOW_VECTOR_BYTES)));
@@ -190,6 +193,18 @@ VFLOW_INLINE void stream(const void* from, int64_t bytes, void* to) {
 #else
   memcpy(to, from, static_cast<size_t>(bytes));
 #endif
+}
+
+// kLanes numbers, to an address that is a multiple of their size.
+template <class V, class S>
+VFLOW_INLINE void stream(V from, S* to) {
+#if defined(__SSE2__)
+  if constexpr (sizeof(V) == kLanes<S> * sizeof(S)) {
+    VFLOW_INTRINSIC(stream_ps)(reinterpret_cast<float*>(to), bits_as<FloatRegister>(from));
+    return;
+  }
+#endif
+  store(from, to);
 }
 
 // Makes streamed numbers visible to other threads.
