@@ -42,7 +42,8 @@ VFLOW_API int vflow_abi_version(void);
 // What a code of enum vflow_error means, in a few words; never null.
 VFLOW_API const char* vflow_error_message(int error);
 
-// The instruction set the kernels run on here, e.g. "x86-64-v3".
+// The instruction set the kernels run on here, e.g. "x86-64-v3": the best of this processor, or what the
+// environment variable VFLOW_CPU_TARGET names, if that can be had.
 VFLOW_API const char* vflow_cpu_target(void);
 
 // Mixture-of-logistics coupling transform of x [batch, elements] by params

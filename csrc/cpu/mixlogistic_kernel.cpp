@@ -3,6 +3,7 @@
 
 #include "../common/mixlogistic.h"
 #include "../common/mixlogistic_inverse.h"
+#include "columns.h"
 #include "simd.h"
 
 namespace vflow::VFLOW_TARGET {

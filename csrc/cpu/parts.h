@@ -6,6 +6,7 @@
 
 #include <type_traits>
 
+#include "columns.h"
 #include "simd.h"
 
 namespace vflow::VFLOW_TARGET {

@@ -6,6 +6,7 @@
 // The softmax is taken on the go: the sums are scaled down whenever a larger score turns up.
 #include "self_attention_kernel.h"
 
+#include "columns.h"
 #include "simd.h"
 
 namespace vflow::VFLOW_TARGET {

@@ -16,6 +16,8 @@ ABI_VERSION = 2
 LIBRARY_FOLDER = Path(
     os.environ.get("VFLOW_LIBRARY_FOLDER", Path(__file__).resolve().parent.parent / "_lib")
 )
+# An instruction set that the library is to use; by default the processor's best.
+TARGET_VARIABLE = "VFLOW_CPU_TARGET"
 # enum vflow_dtype
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 
@@ -62,9 +64,17 @@ def cpu_library() -> ctypes.CDLL:
     """The CPU library.
 
     Raises:
-        LibraryMissing: If it was not built, does not load or is of another version.
+        LibraryMissing: If it was not built, does not load, is of another version, or has not the
+            instruction set that the environment asks for.
     """
-    return load(LIBRARY_FOLDER / "libvflow_cpu.so")
+    library = load(LIBRARY_FOLDER / "libvflow_cpu.so")
+    wish, target = os.environ.get(TARGET_VARIABLE), library.vflow_cpu_target().decode()
+    if wish and wish != target:
+        raise LibraryMissing(
+            f"{TARGET_VARIABLE} must be an instruction set of this processor and of this build "
+            f"(the best is {target}), got {wish!r}"
+        )
+    return library
 
 
 def cpu_target() -> str:
