@@ -2,16 +2,18 @@
 
     python bench/throughput.py
     python bench/throughput.py --presets vflow-4m-c6 --batch-size 16 --json bench/results/mine.json
+    python bench/throughput.py --presets vflow-4m-c6 --profile
 
 Each preset is timed with the reference operations in eager mode and with the operations this
-machine chooses by itself, in turns within one run, so that a noisy neighbour hits both alike.
+machine chooses by itself, in turns within one run, so that a noisy neighbour hits both alike. The
+profile tells where the time of the latter goes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,13 +22,19 @@ from typing import Any
 
 import torch
 import tyro
+from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for `python bench/throughput.py`
+
 import vflow
+from bench.machine import describe
 from vflow.files import write_json
 from vflow.models import ImageFlow
 from vflow.ops import use_backend
 
+PROFILED = 12
+"""Rows of a profile."""
 BACKENDS = ("reference", "default")
 
 
@@ -42,6 +50,8 @@ class Options:
     """Timed calls of each kind and backend; the median counts."""
     device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
     """cpu or cuda."""
+    profile: bool = False
+    """Tell which operations the default backend's time goes to."""
     json: Path | None = None
     """Where to write the results."""
 
@@ -57,8 +67,13 @@ def main(options: Options) -> None:
         for kind, rates in result["images_per_second"].items():
             reference, default = (rates[backend] for backend in BACKENDS)
             print(f"  {kind:10} {reference:12.2f} {default:12.2f} {default / reference:7.2f}")
+        for kind, rows in result.get("profile", {}).items():
+            print(f"\n  {kind}: share of the time, milliseconds, calls")
+            for row in rows:
+                text = f"{row['share']:7.1%} {row['milliseconds']:9.1f} {row['calls']:6}"
+                print(f"  {text}  {row['operation']}")
     if options.json is not None:
-        write_json(options.json, {"machine": machine(options), "models": results})
+        write_json(options.json, {"machine": describe(options.device), "models": results})
         print(f"\nwritten to {options.json}")
 
 
@@ -80,7 +95,7 @@ def time_model(name: str, options: Options) -> dict[str, Any]:
             elapsed = stopwatch(calls[kind], options.device)
         if number > 0:  # the first round warms up
             seconds[kind][backend].append(elapsed)
-    return {
+    result = {
         "preset": name,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "batch_size": options.batch_size,
@@ -89,6 +104,11 @@ def time_model(name: str, options: Options) -> dict[str, Any]:
             for kind, times in seconds.items()
         },
     }
+    if options.profile:
+        result["profile"] = {
+            kind: profiled(calls[kind], options.device) for kind in ("train", "sample")
+        }
+    return result
 
 
 def make_calls(model: ImageFlow, images: torch.Tensor) -> dict[str, Callable[[], Any]]:
@@ -117,16 +137,25 @@ def stopwatch(call: Callable[[], Any], device: str) -> float:
     return time.perf_counter() - start
 
 
-def machine(options: Options) -> dict[str, Any]:
-    """What the figures belong to."""
-    cuda = torch.cuda.get_device_name() if options.device == "cuda" else None
-    return {
-        "device": cuda or platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "vflow": vflow.__version__,
-        "date": time.strftime("%Y-%m-%d"),
-    }
+def profiled(call: Callable[[], Any], device: str) -> list[dict[str, Any]]:
+    """The operations with the most time of their own in one call, as PyTorch's profiler saw it."""
+    activities = [ProfilerActivity.CPU]
+    if device == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    with profile(activities=activities) as profiler:
+        stopwatch(call, device)
+    own = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
+    events = sorted(profiler.key_averages(), key=lambda e: getattr(e, own), reverse=True)
+    total = sum(getattr(event, own) for event in events)
+    return [
+        {
+            "operation": event.key,
+            "share": getattr(event, own) / total,
+            "milliseconds": getattr(event, own) / 1e3,
+            "calls": event.count,
+        }
+        for event in events[:PROFILED]
+    ]
 
 
 if __name__ == "__main__":

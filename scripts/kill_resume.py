@@ -1,9 +1,10 @@
 """Kill a training run at random moments, start it again, and compare what it leaves.
 
-A run of a tiny model is killed with SIGKILL (nothing can be caught or tidied up) and started again
-with the same command until it has finished. Its last checkpoint, its finished model and its
-metrics (but for the time they took) must be those of a run that nobody interrupted, bit for bit.
-Checkpoints are written every few steps, so that kills fall into the writing of them too.
+A run of a tiny model is killed with SIGKILL (nothing can be caught or tidied up) while it trains,
+and started again with the same command until it has finished. Its last checkpoint, its finished
+model and its metrics (but for the time they took) must be those of a run that nobody interrupted,
+bit for bit. Checkpoints are written every few steps, so that kills fall into the writing of them
+too.
 
     python scripts/kill_resume.py --kills 20
 """
@@ -65,16 +66,24 @@ def newest_step(run: Path) -> int:
     return max(steps, default=0)
 
 
-def start(line: list[str]) -> subprocess.Popen[bytes]:
-    """Start a run, silent but for errors, on one thread, as bit-identity wants."""
+def start(line: list[str]) -> subprocess.Popen[str]:
+    """Start a run, on one thread, as bit-identity wants, and wait until it trains.
+
+    Importing takes longer than such a run's steps; what it prints first comes after that.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(line, stdout=subprocess.DEVNULL, env=environment)
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, env=environment, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
 
 
 def finish(line: list[str]) -> float:
-    """Run to the end: the seconds it takes."""
+    """Run to the end: the seconds it trains."""
+    process = start(line)
     started = time.monotonic()
-    if start(line).wait() != 0:
+    process.communicate()
+    if process.returncode != 0:
         raise SystemExit(f"failed: {' '.join(line)}")
     return time.monotonic() - started
 
@@ -110,11 +119,11 @@ def main() -> None:
                 delay = moments.uniform(0.0, seconds)
                 try:
                     # The run may finish first: not a kill, and there is nothing left to kill.
-                    process.wait(timeout=delay)
+                    process.communicate(timeout=delay)
                     break
                 except subprocess.TimeoutExpired:
                     process.kill()
-                    process.wait()
+                    process.communicate()
                 kills += 1
                 left = len(list((run / "checkpoints").glob(".tmp-*")))
                 torn = ", in the middle of a checkpoint" if left else ""

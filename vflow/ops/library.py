@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import profiler
 
 from vflow.ops import backend
 
@@ -70,7 +71,13 @@ class Operation:
         return self._launch(*tensors, chosen)
 
     def _launch(self, *args: Any) -> Any:
-        return backend.implementation(self.name, args[-1]).launch(*args[:-1])
+        launch = backend.implementation(self.name, args[-1]).launch
+        if (
+            profiler._is_profiler_enabled
+        ):  # else nobody sees what does not go through the dispatcher
+            with profiler.record_function(f"{NAMESPACE}::{self.name}"):
+                return launch(*args[:-1])
+        return launch(*args[:-1])
 
     def _register_gradient(
         self, qualname: str, backward: Callable[..., Any], saves_outputs: bool
