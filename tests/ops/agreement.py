@@ -91,3 +91,10 @@ def assert_refused(function: str, good: dict[str, object], change: dict, message
     assert message in library.vflow_error_message(error).decode()
     for name, tensor in before.items():
         assert torch.equal(good[name], tensor), name
+
+
+def assert_nulls_refused(function: str, good: dict[str, object]) -> None:
+    """Call a C function with each of its pointers null, in turn."""
+    for name, value in good.items():
+        if isinstance(value, Tensor):
+            assert_refused(function, good, {name: None}, "null")
