@@ -115,8 +115,11 @@ def main() -> None:
             line = command(folder, arguments.steps, run.name)
             wanted = min(KILLS_A_RUN, arguments.kills - kills)
             for _ in range(wanted):
+                left = 1 - newest_step(run) / arguments.steps
+                if left <= 0:
+                    break
+                delay = moments.uniform(0.0, seconds * left)
                 process = start(line)
-                delay = moments.uniform(0.0, seconds)
                 try:
                     # The run may finish first: not a kill, and there is nothing left to kill.
                     process.communicate(timeout=delay)
@@ -125,8 +128,8 @@ def main() -> None:
                     process.kill()
                     process.communicate()
                 kills += 1
-                left = len(list((run / "checkpoints").glob(".tmp-*")))
-                torn = ", in the middle of a checkpoint" if left else ""
+                writing = len(list((run / "checkpoints").glob(".tmp-*")))
+                torn = ", in the middle of a checkpoint" if writing else ""
                 print(
                     f"kill {kills:2d} after {delay:5.2f} s: goes on from step "
                     f"{newest_step(run)}{torn}",

@@ -8,15 +8,15 @@ cmake=${CMAKE:-cmake}
 build=build/sanitize
 tests="tests/ops/test_native.py tests/ops/test_mixlogistic.py tests/ops/test_cpu_*.py"
 
-# For the instruction set that will run here alone; lines without variables keep the compile time of such long
-# functions sane.
+# Lines without variables keep the compile time of such long functions sane; so does it to build for the
+# instruction set that will run here alone. Valgrind chooses for itself: it does not know the newest.
 target=$($python -c "from vflow.ops import native; print(native.cpu_target())")
-build_library() {  # folder, flags
-  $cmake -S . -B $1 -DVFLOW_CPU_TARGETS=$target -DCMAKE_BUILD_TYPE=None -DCMAKE_INSTALL_PREFIX=$1/lib \
-    -DCMAKE_CXX_FLAGS="-g1 $2"
+build_library() {  # folder, flags, options
+  $cmake -S . -B $1 -DCMAKE_BUILD_TYPE=None -DCMAKE_INSTALL_PREFIX=$1/lib -DCMAKE_CXX_FLAGS="-g1 $2" $3
   $cmake --build $1 --target install --parallel 2
 }
-build_library $build "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
+build_library $build "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer" \
+  -DVFLOW_CPU_TARGETS=$target
 
 # Python itself and torch are not built with the sanitizers: their leaks are not ours.
 preload="$(c++ -print-file-name=libasan.so) $(c++ -print-file-name=libubsan.so)"
@@ -25,7 +25,7 @@ ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD=$preload VFLOW_LIBRARY_FOLDER=$PWD/$build
 
 if command -v valgrind > /dev/null; then
   log=$build/valgrind.log
-  build_library $build/plain -O2
+  build_library $build/plain -O2 -UVFLOW_CPU_TARGETS
   PYTHONMALLOC=malloc VFLOW_LIBRARY_FOLDER=$PWD/$build/plain/lib PYTHONPATH=. \
     valgrind --error-limit=no --log-file=$log $python scripts/every_operation.py
   if grep libvflow_cpu $log; then

@@ -34,8 +34,8 @@ class ComparisonConfig:
     """Images a step."""
     seed: int = 0
     """Seed of everything random, the same for both."""
-    images: int = 1024
-    """Held-out images they are compared on."""
+    images: int | None = None
+    """Held-out images they are compared on, from the first; by default all."""
     samples: int = 16
     """Importance samples an image."""
     runs: Path = Path("runs/vflow-against-flowpp")
@@ -70,7 +70,6 @@ def compare(config: ComparisonConfig) -> dict[str, Any]:
         "steps": config.steps,
         "batch_size": config.batch_size,
         "seed": config.seed,
-        "images": config.images,
         "samples": config.samples,
         "models": {},
     }
@@ -91,7 +90,7 @@ def compare(config: ComparisonConfig) -> dict[str, Any]:
             "elbo_bits_per_dim": found["elbo_bits_per_dim"],
             "bits_per_dim": found["bits_per_dim"],
         }
-        results["versions"] = found["versions"]
+        results["images"], results["versions"] = found["images"], found["versions"]
     names = {
         f"{label}, {results['models'][label]['parameters']:,} parameters": (
             config.runs / preset / "metrics.jsonl"
