@@ -157,6 +157,21 @@ def test_without_the_library():
     )
 
 
+def test_without_triton_or_a_device():
+    """Neither is imported nor asked for before it is of use, and the reason is told."""
+    code = CALL + "import sys\nops.mixlogistic(x, params)\nprint('triton' in sys.modules)\n"
+    found = python(code, CUDA_VISIBLE_DEVICES="")
+    assert found.stdout.strip() == "False", found.stderr
+    named = "ops.use_backend('triton').__enter__()\n"
+    blocked = "import sys\nsys.modules['triton'] = None\n" + CALL + "ops.mixlogistic(x, params)\n"
+    for code, reason in (
+        (blocked + named, r"triton is not installed (pip install 'vflow[triton]')"),
+        (CALL + named, "there is no CUDA device"),
+    ):
+        found = python(code, CUDA_VISIBLE_DEVICES="")
+        assert f"ValueError: backend 'triton' is not available: {reason}; " in found.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

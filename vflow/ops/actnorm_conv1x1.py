@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vflow.ops.backend import Implementation, native_cpu
+from vflow.ops.backend import Implementation, native_cpu, triton_gpu
 from vflow.ops.checks import check_like, check_rank, check_shape, check_tensor, logdet_dtype
 from vflow.ops.cpu import actnorm_conv1x1 as cpu
 from vflow.ops.library import Operation
@@ -92,6 +92,7 @@ _actnorm_conv1x1_backward = Operation(
     fake=lambda grad_y, grad_logdet, *inputs: tuple(t.new_empty(t.shape) for t in inputs),
     reference=Implementation(launch=reference.actnorm_conv1x1_backward),
     cpu=native_cpu(cpu.actnorm_conv1x1_backward),
+    triton=triton_gpu("actnorm_conv1x1_backward", "actnorm_conv1x1_backward"),
 )
 _actnorm_conv1x1 = Operation(
     "actnorm_conv1x1",
@@ -100,6 +101,7 @@ _actnorm_conv1x1 = Operation(
     backward=_backward,
     reference=Implementation(launch=reference.actnorm_conv1x1),
     cpu=native_cpu(cpu.actnorm_conv1x1),
+    triton=triton_gpu("actnorm_conv1x1", "actnorm_conv1x1"),
 )
 _actnorm_conv1x1_inverse = Operation(
     "actnorm_conv1x1_inverse",
@@ -107,4 +109,5 @@ _actnorm_conv1x1_inverse = Operation(
     fake=_empty,
     reference=Implementation(launch=reference.actnorm_conv1x1_inverse),
     cpu=native_cpu(cpu.actnorm_conv1x1_inverse),
+    triton=triton_gpu("actnorm_conv1x1", "actnorm_conv1x1_inverse"),
 )

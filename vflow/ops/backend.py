@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vflow.ops import native
+from vflow.ops import gpu, native
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 ENVIRONMENT_VARIABLE = "VFLOW_BACKEND"
@@ -41,6 +41,12 @@ class Implementation:
 def native_cpu(launch: Callable[..., Any]) -> Implementation:
     """An implementation on the native CPU library."""
     return Implementation(launch=launch, dtypes=tuple(native.DTYPES), missing=native.cpu_missing())
+
+
+def triton_gpu(module: str, name: str, **options: Any) -> Implementation:
+    """An implementation by the launcher `name` of the Triton kernels in `module`."""
+    launch = gpu.triton_launcher(module, name, **options)
+    return Implementation(launch=launch, missing=gpu.triton_missing())
 
 
 _implementations: dict[str, dict[str, Implementation]] = {}

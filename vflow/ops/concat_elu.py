@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vflow.ops.backend import Implementation, native_cpu
+from vflow.ops.backend import Implementation, native_cpu, triton_gpu
 from vflow.ops.checks import check_rank, check_tensor
 from vflow.ops.cpu import concat_elu as cpu
 from vflow.ops.library import Operation
@@ -39,6 +39,7 @@ _concat_elu_backward = Operation(
     fake=lambda grad, x: x.new_empty(x.shape),
     reference=Implementation(launch=reference.concat_elu_backward),
     cpu=native_cpu(cpu.concat_elu_backward),
+    triton=triton_gpu("concat_elu", "concat_elu_backward"),
 )
 _concat_elu = Operation(
     "concat_elu",
@@ -47,4 +48,5 @@ _concat_elu = Operation(
     backward=_backward,
     reference=Implementation(launch=reference.concat_elu),
     cpu=native_cpu(cpu.concat_elu),
+    triton=triton_gpu("concat_elu", "concat_elu"),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vflow.ops.backend import Implementation, native_cpu
+from vflow.ops.backend import Implementation, native_cpu, triton_gpu
 from vflow.ops.checks import check_device, check_rank, check_shape, check_tensor
 from vflow.ops.cpu import gated_residual_norm as cpu
 from vflow.ops.library import Operation
@@ -60,6 +60,7 @@ _gated_residual_norm_backward = Operation(
     fake=lambda grad, *inputs: tuple(t.new_empty(t.shape) for t in inputs),
     reference=Implementation(launch=reference.gated_residual_norm_backward),
     cpu=native_cpu(cpu.gated_residual_norm_backward),
+    triton=triton_gpu("gated_residual_norm", "gated_residual_norm_backward"),
 )
 _gated_residual_norm = Operation(
     "gated_residual_norm",
@@ -68,4 +69,5 @@ _gated_residual_norm = Operation(
     backward=_backward,
     reference=Implementation(launch=reference.gated_residual_norm),
     cpu=native_cpu(cpu.gated_residual_norm),
+    triton=triton_gpu("gated_residual_norm", "gated_residual_norm"),
 )

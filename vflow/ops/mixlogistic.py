@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vflow.ops.backend import Implementation, native_cpu
+from vflow.ops.backend import Implementation, native_cpu, triton_gpu
 from vflow.ops.checks import check_like, check_rank, check_tensor, logdet_dtype
 from vflow.ops.cpu import mixlogistic as cpu
 from vflow.ops.library import Operation
@@ -80,6 +80,7 @@ _mixlogistic_backward = Operation(
     fake=_empty_like_inputs,
     reference=Implementation(launch=reference.mixlogistic_backward),
     cpu=native_cpu(partial(cpu.mixlogistic_backward, squash=True)),
+    triton=triton_gpu("mixlogistic", "mixlogistic_backward", squash=True),
 )
 
 
@@ -96,6 +97,7 @@ _mixlogistic = Operation(
     backward=_backward,
     reference=Implementation(launch=reference.mixlogistic),
     cpu=native_cpu(partial(cpu.mixlogistic, squash=True)),
+    triton=triton_gpu("mixlogistic", "mixlogistic", squash=True),
 )
 
 _mixlogistic_unsquashed_backward = Operation(
@@ -104,6 +106,7 @@ _mixlogistic_unsquashed_backward = Operation(
     fake=_empty_like_inputs,
     reference=Implementation(launch=unsquashed.mixlogistic_unsquashed_backward),
     cpu=native_cpu(partial(cpu.mixlogistic_backward, squash=False)),
+    triton=triton_gpu("mixlogistic", "mixlogistic_backward", squash=False),
 )
 
 
@@ -120,4 +123,5 @@ _mixlogistic_unsquashed = Operation(
     backward=_unsquashed_backward,
     reference=Implementation(launch=unsquashed.mixlogistic_unsquashed),
     cpu=native_cpu(partial(cpu.mixlogistic, squash=False)),
+    triton=triton_gpu("mixlogistic", "mixlogistic", squash=False),
 )

@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import Tensor
 
-from vflow.ops.backend import Implementation, native_cpu
+from vflow.ops.backend import Implementation, native_cpu, triton_gpu
 from vflow.ops.cpu import mixlogistic as cpu
 from vflow.ops.library import Operation
 from vflow.ops.mixlogistic import check_mixture, empty_like_images
@@ -52,6 +52,7 @@ _mixlogistic_inverse = Operation(
     fake=empty_like_images,
     reference=Implementation(launch=reference.mixlogistic_inverse),
     cpu=native_cpu(partial(cpu.mixlogistic_inverse, squash=True)),
+    triton=triton_gpu("mixlogistic_inverse", "mixlogistic_inverse", squash=True),
 )
 
 _mixlogistic_unsquashed_inverse = Operation(
@@ -60,4 +61,5 @@ _mixlogistic_unsquashed_inverse = Operation(
     fake=empty_like_images,
     reference=Implementation(launch=reference.mixlogistic_unsquashed_inverse),
     cpu=native_cpu(partial(cpu.mixlogistic_inverse, squash=False)),
+    triton=triton_gpu("mixlogistic_inverse", "mixlogistic_inverse", squash=False),
 )

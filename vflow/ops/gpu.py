@@ -1,0 +1,50 @@
+"""The Triton kernels: whether they can run here, and their launchers, imported at the first call.
+
+Triton takes a second to import, and is of no use without a CUDA device: nothing imports it before.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+@functools.cache
+def triton_missing() -> str | None:
+    """Say why the Triton kernels cannot run here, or None if they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (pip install 'vflow[triton]')"
+    if not torch.cuda.is_available():
+        return "there is no CUDA device"
+    try:
+        importlib.import_module("triton")
+    except ImportError as error:
+        return f"triton does not import: {error}"
+    return None
+
+
+def triton_launcher(module: str, name: str, **options: Any) -> Callable[..., Any]:
+    """The function `name` of vflow.kernels.`module`, imported when it is first called.
+
+    Args:
+        module: The kernels' file, by its stem.
+        name: The launcher in it.
+        options: Keyword arguments of every call.
+    """
+
+    @functools.cache
+    def find() -> Callable[..., Any]:
+        found: Callable[..., Any] = getattr(
+            importlib.import_module(f"vflow.kernels.{module}"), name
+        )
+        return functools.partial(found, **options) if options else found
+
+    def launch(*tensors: Any) -> Any:
+        return find()(*tensors)
+
+    return launch
