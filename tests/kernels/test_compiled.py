@@ -1,0 +1,72 @@
+"""The machine code of the fast paths, compiled for GPUs that need not be here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+LAUNCHES = (
+    "mixlogistic K=32 f32",
+    "mixlogistic_backward K=32 f32",
+    "mixlogistic_inverse K=32 f32",
+    "actnorm_conv1x1 C=12 f32",
+    "actnorm_conv1x1_backward C=12 f32",
+    "gated_residual_norm F=96 bf16",
+    "gated_residual_norm_backward F=96 f32",
+    "concat_elu F=96 f32",
+    "concat_elu_backward F=96 bf16",
+)
+REPORT = """
+import dataclasses, json, sys
+from scripts.kernel_report import cases, compile_case
+for name, call in cases(sys.argv[1:]):
+    for usage in compile_case(name, call, 90):
+        print(json.dumps(dataclasses.asdict(usage)))
+"""
+
+
+@pytest.fixture(scope="module")
+def usages():
+    """What each kernel of the launches uses on sm_90. A process of its own: not interpreted."""
+    pytest.importorskip("triton")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment |= {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    found = subprocess.run(
+        [sys.executable, "-c", REPORT, *LAUNCHES],
+        env=environment,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    return [json.loads(line) for line in found.stdout.splitlines()]
+
+
+def test_nothing_spills(usages):
+    assert {usage["case"] for usage in usages} == set(LAUNCHES)
+    for usage in usages:
+        assert usage["spill_stores"] == usage["spill_loads"] == 0, usage
+        assert 16 <= usage["registers"] < 255, usage
+
+
+@pytest.mark.parametrize("launch", ["gated_residual_norm", "concat_elu"])
+def test_rows_are_read_and_written_16_bytes_at_a_time(usages, launch):
+    """But for the weights of a norm, which all rows share."""
+    for usage in usages:
+        if usage["case"].startswith(launch) and usage["kernel"] != "_sum_kernel":
+            assert usage["loads"]["16"] >= 2, usage
+            assert set(usage["stores"]) <= {"16", "4"}, usage
+
+
+def test_parameters_are_read_8_bytes_at_a_time(usages):
+    """A row of 2 + 3 * 32 float32 begins on a multiple of 8 bytes, not of 16."""
+    for usage in usages:
+        if usage["case"].startswith("mixlogistic") and usage["kernel"] != "_sum_kernel":
+            assert usage["loads"]["8"] >= 6, usage
