@@ -213,6 +213,28 @@ def test_nan_is_not_hidden(forward, invert):
     assert logdet.isnan().tolist() == [True, False]
 
 
+def test_inverse_ends_for_absurd_parameters(invert):
+    y = torch.linspace(-2.9, 2.9, 60, device=DEVICE)[None]
+    generator = torch.Generator().manual_seed(0)
+    for scale in (1e2, 1e4, 1e30):
+        x, _ = invert(y, (scale * torch.randn(1, 60, 14, generator=generator)).to(DEVICE))
+        assert x.isfinite().all()
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="a compiled kernel does not see the change")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_bisection_alone_ends_at_the_answer(kernels, monkeypatch, dtype):
+    """What Newton's method leaves unsettled, the count of floats in the bracket settles."""
+    monkeypatch.setattr(kernels.mixlogistic_inverse, "NEWTON_ITERATIONS", 0)
+    x, params, _, _ = make((1, 20), 4, dtype)
+    params[..., 2:6] *= 10
+    y, _ = squashed.mixlogistic(x.cpu(), params.cpu())
+    found, _ = kernels.mixlogistic_inverse.mixlogistic_inverse(y, params, squash=True)
+    back, _ = squashed.mixlogistic(found.cpu(), params.cpu())
+    tolerance = 16 * torch.finfo(dtype).eps
+    torch.testing.assert_close(back, y, rtol=tolerance, atol=tolerance)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_inverse_is_finite_for_every_finite_y(invert, dtype):
     largest = torch.finfo(dtype).max

@@ -137,6 +137,6 @@ def gradients(case: Case, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     results = outputs(case.function(*inputs))
     generator = torch.Generator().manual_seed(1)
     weights = [
-        torch.randn(r.shape, generator=generator, dtype=torch.float64).to(r.dtype) for r in results
+        torch.randn(r.shape, generator=generator, dtype=torch.float64).to(r) for r in results
     ]
     return [r.detach() for r in results] + list(torch.autograd.grad(results, inputs, weights))
