@@ -1,9 +1,10 @@
 """Elementary functions as the kernels share them: NaN goes through, nothing overflows on the way.
 
-In float32 `exp` multiplies by log2(e) in one rounding and takes the device's own power of two, so
-that its relative error grows with |x|. That is no worse than what the rounding of x itself does to
-exp(x), and is taken where x has been rounded; `exp_exact` is for where the result is a scale that
-much else rests on. What underflows becomes 0.
+In float32 `exp` multiplies by log2(e) in one rounding and takes the device's own power of two, good
+to two roundings, so that its relative error grows with |x|. That is no worse than what the rounding
+of x itself does to exp(x), and is taken where x has been rounded; `exp_exact` is for where much
+else rests on the result. What underflows becomes 0. Division, too, is the device's own, good to two
+roundings, but for `divide`.
 """
 
 from __future__ import annotations
@@ -47,19 +48,32 @@ def exp(x):
 
 @triton.jit
 def exp_exact(x):
-    """exp(x) within about two roundings; in float32 it saturates at exp(-87) and exp(88)."""
+    """exp(x) within about a rounding; in float32 it saturates at exp(-87) and exp(88).
+
+    x = n ln 2 + r with |r| <= ln 2 / 2; exp(r) by a minimax polynomial of relative error 4e-9.
+    """
     if x.dtype == tl.float64:
         result = tl.exp(x)
     else:
         x = clamp(x, _LEAST_EXPONENT, _MOST_EXPONENT)
         shifted = x * _LOG2_E + _MAGIC
         n = shifted - _MAGIC
-        rest = (x - n * _LN2_HIGH) - n * _LN2_LOW
+        r = (x - n * _LN2_HIGH) - n * _LN2_LOW
+        tail = 0.0083687168797281399 + r * 0.0013814598646664034
+        tail = 0.49999993447796487 + r * (
+            0.16666520631709497 + r * (0.041668388045313997 + r * tail)
+        )
         power = ((shifted.to(tl.int32, bitcast=True) << 23) + 0x3F800000).to(
             tl.float32, bitcast=True
         )
-        result = power * tl.exp2(rest * _LOG2_E)
+        result = power * (r + r * r * tail) + power
     return result
+
+
+@triton.jit
+def divide(x, y):
+    """The quotient, within half a rounding."""
+    return x / y if x.dtype == tl.float64 else tl.div_rn(x, y)
 
 
 @triton.jit
@@ -80,8 +94,8 @@ def sigmoids(z):
 @triton.jit
 def tanh(x):
     """Hyperbolic tangent, good to a rounding of 1."""
-    s = exp(-2.0 * tl.abs(x))
-    t = (1.0 - s) / (1.0 + s)
+    s = exp_exact(-2.0 * tl.abs(x))
+    t = divide(1.0 - s, 1.0 + s)
     return tl.where(x < 0, -t, t)
 
 
@@ -97,10 +111,11 @@ def expm1_of_negative(x):
         result = tl.where(x < -1.0, change, small)
     else:
         x2 = x * x
-        tail = 1.0 / 5040 + x * (1.0 / 40320 + x * (1.0 / 362880))
+        tail = 1.0 / 362880 + x * (1.0 / 3628800 + x * (1.0 / 39916800))
+        tail = 1.0 / 5040 + x * (1.0 / 40320 + x * tail)
         tail = 1.0 / 24 + x * (1.0 / 120 + x * (1.0 / 720 + x * tail))
         small = x + x2 * (0.5 + x * (1.0 / 6 + x * tail))
-        result = tl.where(x < -0.5, exp(x) - 1.0, small)
+        result = tl.where(x < -1.0, exp(x) - 1.0, small)
     return result
 
 

@@ -16,7 +16,17 @@ import triton.language as tl
 from torch import Tensor
 
 from vflow.kernels.launch import as_positions, lies_in_a_row, on_device, wide_dtype
-from vflow.kernels.math import clamp, exp, exp_exact, larger, log, sigmoids, smaller, tanh
+from vflow.kernels.math import (
+    clamp,
+    divide,
+    exp,
+    exp_exact,
+    larger,
+    log,
+    sigmoids,
+    smaller,
+    tanh,
+)
 from vflow.kernels.mixlogistic import SQUASH_FLOOR, SQUASH_SPAN, element_offsets, transform
 from vflow.kernels.mixture import (
     Tile,
@@ -57,13 +67,16 @@ def _middle_float(low, high, REAL: tl.constexpr):
 def _log_odds_of(y, raw_a, b, SQUASH: tl.constexpr, REAL: tl.constexpr):
     """Logit of the CDF value that y asks for; with the squash, clipped inside (0, 1)."""
     limit = largest_over(REAL, 8)
-    target = clamp((y - b) * exp(-tanh(raw_a)), -limit, limit)
+    target = clamp((y - b) * exp_exact(-tanh(raw_a)), -limit, limit)
     if SQUASH:
-        below, above, _ = sigmoids(target)
+        # What is left of the smaller one without its floor has what error there is, enlarged.
+        odds = exp_exact(-tl.abs(target))
+        near, far = divide(tl.zeros_like(odds) + 1.0, 1.0 + odds), divide(odds, 1.0 + odds)
         eps = _epsilon(REAL)
-        u = clamp((below - SQUASH_FLOOR) / SQUASH_SPAN, eps, 1.0 - eps)
-        v = clamp((above - SQUASH_FLOOR) / SQUASH_SPAN, eps, 1.0 - eps)
-        target = log(u / v)
+        near = clamp((near - SQUASH_FLOOR) / SQUASH_SPAN, eps, 1.0 - eps)
+        far = clamp((far - SQUASH_FLOOR) / SQUASH_SPAN, eps, 1.0 - eps)
+        log_odds = log(near / far)
+        target = tl.where(target < 0, -log_odds, log_odds)
     return target
 
 
