@@ -2,9 +2,9 @@
 
 In float32 `exp` multiplies by log2(e) in one rounding and takes the device's own power of two, good
 to two roundings, so that its relative error grows with |x|. That is no worse than what the rounding
-of x itself does to exp(x), and is taken where x has been rounded; `exp_exact` is for where much
-else rests on the result. What underflows becomes 0. Division, too, is the device's own, good to two
-roundings, but for `divide`.
+of x itself does to exp(x), and is taken where x has been rounded; `exp_exact` is for log-scales,
+which are exact, and where an error grows further on. What underflows becomes 0. Division, too, is
+the device's own, good to two roundings, but for `divide`.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def sigmoids(z):
 def tanh(x):
     """Hyperbolic tangent, good to a rounding of 1."""
     s = exp_exact(-2.0 * tl.abs(x))
-    t = divide(1.0 - s, 1.0 + s)
+    t = (1.0 - s) / (1.0 + s)
     return tl.where(x < 0, -t, t)
 
 
