@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import Tensor
 
-from vflow.ops import backend
+from vflow.ops import backend, gpu
 from vflow.ops.backend import Implementation, native_cpu
 from vflow.ops.checks import check_tensor, logdet_dtype
 from vflow.ops.cpu import self_attention as cpu
@@ -16,8 +19,8 @@ def self_attention(qkv: Tensor) -> Tensor:
     """softmax(Q K^T / sqrt(d)) V over all positions, for each head.
 
     Heads of 8 to 24 numbers, as Flow++ has them, are where general attention kernels are slow on a
-    CPU: the exponentials weigh as much as the products. Where there is no kernel of ours, this is
-    PyTorch's scaled_dot_product_attention with its own gradient.
+    CPU: the exponentials weigh as much as the products. Everywhere else this is PyTorch's
+    scaled_dot_product_attention with its own gradient, which on a GPU is a fused kernel already.
 
     Args:
         qkv: Queries, keys and values [B, N, 3, heads, d]. Our kernels compute half types in
@@ -33,9 +36,9 @@ def self_attention(qkv: Tensor) -> Tensor:
     check_tensor("qkv", qkv)
     if qkv.ndim != 5 or qkv.shape[2] != 3 or min(qkv.shape[1:]) < 1:
         raise ValueError(f"qkv must have shape [B, N, 3, heads, d], got {tuple(qkv.shape)}")
-    if backend.choose(_self_attention.name, qkv) == "reference":
-        return reference.attend(qkv)  # with what PyTorch saves for its own gradient
-    return _self_attention(qkv)[0]
+    if backend.choose(_self_attention.name, qkv) == "cpu":
+        return _self_attention(qkv)[0]
+    return reference.attend(qkv)  # with what PyTorch saves for its own gradient
 
 
 def _empty(qkv: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,12 +55,18 @@ def _backward(
     return _self_attention_backward.op(grad, grad_log_total, *saved, backend)
 
 
+def _pytorch(launch: Callable[..., Any]) -> Implementation:
+    """PyTorch's own kernel among the Triton ones: a model can run on them as a whole."""
+    return Implementation(launch=launch, missing=gpu.triton_missing())
+
+
 _self_attention_backward = Operation(
     "self_attention_backward",
     "Tensor grad, Tensor grad_log_total, Tensor qkv, Tensor output, Tensor log_total -> Tensor",
     fake=lambda grad, grad_log_total, qkv, output, log_total: qkv.new_empty(qkv.shape),
     reference=Implementation(launch=reference.self_attention_backward),
     cpu=native_cpu(cpu.self_attention_backward),
+    triton=_pytorch(reference.self_attention_backward),
 )
 _self_attention = Operation(
     "self_attention",
@@ -68,4 +77,5 @@ _self_attention = Operation(
     saves_outputs=True,
     reference=Implementation(launch=reference.self_attention),
     cpu=native_cpu(cpu.self_attention),
+    triton=_pytorch(reference.self_attention),
 )
