@@ -1,38 +1,54 @@
-"""Run every operation once on the native CPU library, forward, backward and inverse.
+"""Run every operation on one backend, forward, backward and inverse.
 
-For tools that watch a process, such as valgrind: `scripts/sanitize.sh` uses it. Odd sizes, all
-dtypes, and sums that have to be taken in log space.
+    python scripts/every_operation.py --backend triton
+
+For tools that watch a process, such as valgrind (`scripts/sanitize.sh`) and compute-sanitizer
+(`scripts/gpu_check.sh`). Odd sizes, all dtypes, and sums that have to be taken in log space.
 """
 
 from __future__ import annotations
+
+import argparse
 
 import torch
 
 from tests.ops.inputs import ALL, DIFFERENTIABLE, gradients, mixture_inputs, outputs
 from vflow import ops
 from vflow.ops import native
+from vflow.ops.backend import ANY_DTYPE
+
+DEVICES = {"cpu": "cpu", "triton": "cuda"}
 
 
 def main() -> None:
     """Call everything; say what ran."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--backend", choices=DEVICES, default="cpu")
+    backend = parser.parse_args().backend
+    device = DEVICES[backend]
+    dtypes = tuple(native.DTYPES) if backend == "cpu" else ANY_DTYPE
     torch.set_num_threads(2)
-    with ops.use_backend("cpu"):
-        for dtype in native.DTYPES:
+    with ops.use_backend(backend):
+        for dtype in dtypes:
             for name, case in ALL.items():
-                inputs = case.make(3, dtype)
+                inputs = tuple(t.to(device) for t in case.make(3, dtype))
                 results = outputs(case.function(*inputs))
                 if name in DIFFERENTIABLE:
                     results = gradients(case, inputs)
                 assert all(r.isfinite().all() for r in results), name
             for components in (1, 4, 10, 32, 40):
                 for squash in (True, False):
-                    x, params = mixture_inputs(2, dtype, (37,), components)
+                    made = mixture_inputs(2, dtype, (37,), components)
+                    x, params = (t.to(device) for t in made)
                     x[0] *= 1000
                     leaves = [t.requires_grad_() for t in (x, params)]
                     y, logdet = ops.mixlogistic(*leaves, squash)
-                    torch.autograd.grad(y.sum() + logdet.sum(), leaves)
+                    torch.autograd.grad(y.float().sum() + logdet.float().sum(), leaves)
                     ops.mixlogistic_inverse(y, params, squash)
-    print(f"every operation ran on {native.cpu_target()}, {', '.join(map(str, native.DTYPES))}")
+    if device == "cuda":
+        torch.cuda.synchronize()
+    where = native.cpu_target() if backend == "cpu" else torch.cuda.get_device_name()
+    print(f"every operation ran on {where}, {', '.join(map(str, dtypes))}")
 
 
 if __name__ == "__main__":
