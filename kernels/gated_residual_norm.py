@@ -41,7 +41,10 @@ def _normalise(residual, there, F: tl.constexpr):
     difference = tl.where(there, residual - mean[:, None], 0.0)
     rest = tl.sum(difference, 1) / F
     difference = tl.where(there, difference - rest[:, None], 0.0)
-    inv_deviation = reciprocal_sqrt(tl.sum(difference * difference, 1) / F + EPS)
+    variance = tl.sum(difference * difference, 1) / F
+    # An overflown one would make its row all zeros, as if nothing had happened.
+    finite = variance < float("inf")
+    inv_deviation = tl.where(finite, reciprocal_sqrt(variance + EPS), float("nan"))
     return difference * inv_deviation[:, None], inv_deviation
 
 

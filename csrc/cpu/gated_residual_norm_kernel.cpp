@@ -87,8 +87,13 @@ struct Group {
     }
     const V rest = sum_rows(sums) / features;
     store(means + rest, mean);
-    store(larger(V{}, sum_rows(more) / features - rest * rest) + static_cast<Number<S>>(kEps), inv_deviation);
-    for (int64_t r = 0; r < kLanes<S>; ++r) inv_deviation[r] = 1 / square_root(inv_deviation[r]);
+    const V variance = larger(V{}, sum_rows(more) / features - rest * rest);
+    store(variance + static_cast<Number<S>>(kEps), inv_deviation);
+    // An overflown variance is NaN (inf - inf), or its row would be all zeros, as if nothing had happened.
+    Number<S> overflown[kLanes<S>];
+    store(variance - variance, overflown);
+    for (int64_t r = 0; r < kLanes<S>; ++r)
+      inv_deviation[r] = 1 / square_root(inv_deviation[r]) + overflown[r];
   }
 
   template <bool streaming>

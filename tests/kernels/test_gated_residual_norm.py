@@ -116,6 +116,15 @@ def test_nan_shows_in_its_row_alone(forward, backward, place):
     assert gradients[2].isnan().all()
 
 
+def test_overflow_shows_in_its_row_alone(forward, backward):
+    """Squares beyond the largest float: not a row of zeros that looks well."""
+    inputs = make((3,), 24, torch.float32)
+    inputs[1][1] *= 1e25
+    for t in (forward(*inputs[1:]), *backward(*inputs)[:2]):
+        assert t[1].isnan().any()
+        assert t[0::2].isfinite().all()
+
+
 def test_no_rows(forward, backward):
     inputs = make((0, 4), 6, torch.float32)
     assert forward(*inputs[1:]).shape == (0, 4, 6)

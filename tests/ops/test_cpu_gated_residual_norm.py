@@ -153,6 +153,19 @@ def test_nan_shows_in_its_row_alone(features, place):
     assert grad_weight.isnan().all()
 
 
+@pytest.mark.parametrize("features", [5, 40, 96])
+def test_overflow_shows_in_its_row_alone(features):
+    """Squares beyond the largest float: not a row of zeros that looks well."""
+    x, ab, weight, bias = make((3,), features, torch.float32)
+    x[1] *= 1e25
+    y, grad_x, grad_ab, _, _ = values_and_gradients(
+        gated_residual_norm, (x, ab, weight, bias), "cpu"
+    )
+    for t in (y, grad_x, grad_ab):
+        assert t[1].isnan().any()
+        assert t[0::2].isfinite().all()
+
+
 def _good():
     return {
         "dtype": 0,
