@@ -7,6 +7,7 @@ from vflow.flows.actnorm import ActNormConv1x1
 from vflow.flows.base import Compose, Flow, Halves, Inverse, PerHalf
 from vflow.flows.coupling import AffineCoupling, GaussianAffineCoupling, MixLogisticCoupling
 from vflow.flows.elementwise import Preprocess, Sigmoid
+from vflow.flows.residual import ResidualBlock
 from vflow.flows.reshape import ChannelSplit, CheckerboardSplit, SpaceToDepth, TupleFlip
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "MixLogisticCoupling",
     "PerHalf",
     "Preprocess",
+    "ResidualBlock",
     "Sigmoid",
     "SpaceToDepth",
     "TupleFlip",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 
@@ -18,6 +19,8 @@ from vflow.models.presets import (
     model_config,
 )
 from vflow.models.pretrained import locate, read_config
+from vflow.models.residual_flow import ResidualFlow, ResidualFlowConfig
+from vflow.models.vector_vflow import VectorVFlow, VectorVFlowConfig
 from vflow.models.vflow import VFlow
 
 __all__ = [
@@ -27,8 +30,12 @@ __all__ = [
     "Glow",
     "GlowConfig",
     "ImageFlow",
+    "ResidualFlow",
+    "ResidualFlowConfig",
     "VFlow",
     "VFlowConfig",
+    "VectorVFlow",
+    "VectorVFlowConfig",
     "create_model",
     "describe_model",
     "list_models",
@@ -36,14 +43,17 @@ __all__ = [
     "model_config",
 ]
 
-_CLASSES: dict[str, type[FlowPlusPlus] | type[VFlow] | type[Glow]] = {
+VectorModel: TypeAlias = Glow | ResidualFlow | VectorVFlow
+_CLASSES: dict[str, Any] = {
     "FlowPlusPlus": FlowPlusPlus,
     "VFlow": VFlow,
     "Glow": Glow,
+    "ResidualFlow": ResidualFlow,
+    "VectorVFlow": VectorVFlow,
 }
 
 
-def load_model(path: str | Path, device: str | torch.device = "cpu") -> ImageFlow | Glow:
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> ImageFlow | VectorModel:
     """Load a saved model of whatever class its config.json names.
 
     Args:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vflow.flows import ChannelSplit, Flow, GaussianAffineCoupling, Inverse, TupleFlip
 from vflow.models.config import VFlowConfig
 from vflow.models.dequantize import VariationalDequantizer
+from vflow.models.embedding import embed
+from vflow.models.glow import Glow
 from vflow.models.image_flow import ImageFlow
 from vflow.models.posterior import FlowPosterior, NormalPosterior
+from vflow.models.residual_flow import ResidualFlow
 from vflow.models.steps import StepConfig, draw, image_flow, normal_log_prob
+from vflow.models.vector_vflow import VectorVFlow
 from vflow.nets import Trunk
 
 
@@ -43,6 +47,39 @@ class VFlow(ImageFlow):
             self.posterior = NormalPosterior()
         first = _gaussian_layer(config) if config.affine_blocks else []
         self.flow = image_flow(config, self.weight_std, first)
+
+    @classmethod
+    def from_flow(cls, flow: nn.Module, extra_dims: int, posterior_steps: int = 0) -> VectorVFlow:
+        """Embed a trained flow in a VFlow that starts with its likelihood (Theorem 1, App. A).
+
+        With q(z|x) = N(0, I) the evidence lower bound equals the flow's log-likelihood for every x
+        and every noise, up to rounding; training goes on from there.
+
+        Args:
+            flow: A `Glow` or `ResidualFlow` of vectors, unconditional.
+            extra_dims: Number Dz of extra dimensions.
+            posterior_steps: Steps of a q(z|x) that starts as N(0, I) and can be trained; with 0 it
+                stays N(0, I).
+
+        Returns:
+            A `VectorVFlow` of the flow's precision and device, which shares no memory with it.
+
+        Raises:
+            ValueError: If the flow is of another kind. Images' couplings squash the CDF to
+                [0.05, 0.95] before the logit (App. B): such a coupling is the identity for no
+                parameters, so that it cannot leave z alone.
+        """
+        if isinstance(flow, Glow | ResidualFlow):
+            return embed(flow, extra_dims, posterior_steps)
+        rule = "flow must be a Glow or ResidualFlow of vectors"
+        if isinstance(flow, ImageFlow):
+            why = (
+                "whose couplings' squash to [0.05, 0.95] cannot be the identity on z"
+                if flow.config.squash
+                else "and the embedding of images' couplings is not written"
+            )
+            raise ValueError(f"{rule}, got a {type(flow).__name__} of images, {why}")
+        raise ValueError(f"{rule}, got {type(flow).__name__}")
 
     def _noise_channels(self) -> dict[str, int]:
         return {**super()._noise_channels(), "eps_z": self.config.extra_dims}

@@ -3,6 +3,7 @@
 from vflow.nets.context import ContextNetwork
 from vflow.nets.gated import GatedAttention, GatedBlock, GatedConv
 from vflow.nets.layers import Conv3x3, Pointwise
+from vflow.nets.lipschitz import LipschitzMLP
 from vflow.nets.mlp import MLP
 from vflow.nets.trunk import Trunk
 
@@ -13,6 +14,7 @@ __all__ = [
     "GatedAttention",
     "GatedBlock",
     "GatedConv",
+    "LipschitzMLP",
     "Pointwise",
     "Trunk",
 ]
