@@ -62,6 +62,13 @@ def _demo(args: Sequence[str]) -> None:
     demo(parse(DemoConfig, "vflow demo", args))
 
 
+def _toy(args: Sequence[str]) -> None:
+    from vflow.cli.arguments import parse
+    from vflow.toy import ToyConfig, toy
+
+    toy(parse(ToyConfig, "vflow toy", args))
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "train": (_train, "train a model, or go on with an interrupted run"),
     "evaluate": (_evaluate, "measure bits/dim by the bound and by importance sampling"),
@@ -69,6 +76,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "models": (_models, "list the presets"),
     "info": (_info, "tell versions, devices and which operations run on what"),
     "demo": (_demo, "train a small VFlow on photographs in a few minutes"),
+    "toy": (_toy, "see on densities of the plane why widening a flow helps"),
 }
 
 
