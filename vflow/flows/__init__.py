@@ -7,8 +7,8 @@ from vflow.flows.actnorm import ActNormConv1x1
 from vflow.flows.base import Compose, Flow, Halves, Inverse, PerHalf
 from vflow.flows.coupling import AffineCoupling, GaussianAffineCoupling, MixLogisticCoupling
 from vflow.flows.elementwise import Preprocess, Sigmoid
-from vflow.flows.residual import ResidualBlock
 from vflow.flows.reshape import ChannelSplit, CheckerboardSplit, SpaceToDepth, TupleFlip
+from vflow.flows.residual import ResidualBlock
 
 __all__ = [
     "ActNormConv1x1",

@@ -78,7 +78,7 @@ def _embed_linear(old: ActNormConv1x1, new: ActNormConv1x1, places: Tensor, sort
 
 
 def _embed_net(old: nn.Module, new: nn.Module) -> None:
-    """Zero columns for z among the inputs, zero rows among the outputs; no spectral norm changes."""
+    """Zero columns for z among the inputs, zero rows among the outputs: no norm changes."""
     for source, target in zip(_linears(old), _linears(new), strict=True):
         target.weight.zero_()
         target.bias.zero_()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -27,7 +28,7 @@ class LipschitzMLP(nn.Module):
         super().__init__()
         widths = [features, *[hidden] * layers, features]
         self.linears = nn.ModuleList(
-            nn.Linear(first, second) for first, second in zip(widths, widths[1:], strict=False)
+            nn.Linear(first, second) for first, second in itertools.pairwise(widths)
         )
         self.bound = coefficient ** (1 / len(self.linears))
 

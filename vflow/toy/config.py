@@ -20,7 +20,7 @@ PAPER = {
     (2, 2): "-3.80",
     (3, 2): "-3.69",
 }
-"""Log-likelihoods of the checkerboard by (dims, steps), nats (Chen et al., 2020, Sec. 5, Fig. 3)."""
+"""Nats on the checkerboard by (dims, steps) (Chen et al., 2020, Sec. 5 and Fig. 3)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +89,15 @@ class Experiment:
 
     def model_config(self) -> GlowConfig | VectorVFlowConfig:
         """The library's config of each of the models."""
-        size = {"hidden": self.hidden, "layers": self.layers}
+        hidden, layers = self.hidden, self.layers
         if self.dims == DATA_DIMS:
-            return GlowConfig(dims=DATA_DIMS, steps=self.steps, **size)
+            return GlowConfig(dims=DATA_DIMS, steps=self.steps, hidden=hidden, layers=layers)
         return VectorVFlowConfig(
-            dims=DATA_DIMS, extra_dims=self.dims - DATA_DIMS, steps=self.steps - 1, **size
+            dims=DATA_DIMS,
+            extra_dims=self.dims - DATA_DIMS,
+            steps=self.steps - 1,
+            hidden=hidden,
+            layers=layers,
         )
 
 

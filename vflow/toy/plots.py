@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 SHOWN = 20_000
 """Points of a picture's histograms."""
-SCATTERED = 1500
-"""Points of a three-dimensional picture."""
+SCATTERED, SCATTERED_IN_SPACE = 6000, 3000
+"""Points of a two- and a three-dimensional scatter."""
 BINS = 140
 GRID = 160
 """Points of a density's grid, a side."""
@@ -87,32 +87,37 @@ def save_paths(experiment: Experiment, stack: Stack, path: str | Path) -> None:
     one = Stack(stack.models()[:1])
     source = torch.Generator().manual_seed(mix(experiment.seed, Stream.SAMPLES, 1))
     latent = torch.randn(1, SHOWN, one.dims + one.extra_dims, generator=source)
-    paths = [points[0] for points in one.paths(latent)]
-    angle = torch.atan2(latent[0, :, 1], latent[0, :, 0]).numpy()
-    flat = one.extra_dims == 0
+    paths = [points[0].numpy() for points in one.paths(latent)]
+    first, second = latent[0, :, 0], latent[0, :, 1]
+    colors = torch.atan2(second, first).numpy()
     # Long flows are shown at some of their layers.
     shown = sorted({round(i) for i in np.linspace(0, len(paths) - 1, min(len(paths), 7))})
     figure = _figure(2.6 * len(shown), 2.9)
     for column, layer in enumerate(shown):
-        points = paths[layer][: SCATTERED if not flat else 6000].numpy()
-        colors = angle[: len(points)]
-        place = (1, len(shown), column + 1)
-        if flat:
+        points, place = paths[layer], (1, len(shown), column + 1)
+        axes: Any  # the stubs know no axes of three dimensions
+        if one.extra_dims == 0:
             axes = figure.add_subplot(*place)
-            axes.scatter(*points.T, c=colors, cmap="twilight", s=1.0, linewidths=0)
-            _contours(axes, paths[layer].numpy())
-            axes.set_aspect("equal")
+            x, y = points[:SCATTERED].T
+            axes.scatter(x, y, c=colors[:SCATTERED], cmap="twilight", s=1.0, linewidths=0)
+            _contours(axes, points)
         else:
-            space: Any = figure.add_subplot(*place, projection="3d")
-            space.scatter(*points[:, :3].T, c=colors, cmap="twilight", s=1.5, linewidths=0)
-            space.view_init(elev=32, azim=-60)
-            space.set_zticks([])
-            axes = space
+            axes = figure.add_subplot(*place, projection="3d")
+            x, y, z = points[:SCATTERED_IN_SPACE, :3].T
+            near = colors[:SCATTERED_IN_SPACE]
+            axes.scatter(x, y, z, c=near, cmap="twilight", s=1.5, linewidths=0)
+            axes.view_init(elev=40, azim=-75)
+            axes.set_zticks([])
         axes.set_xticks([])
         axes.set_yticks([])
-        name = "latent" if layer == 0 else f"after {layer} layer{'s' * (layer > 1)}"
-        axes.set_title(name if layer < len(paths) - 1 else "data space", fontsize=10)
+        axes.set_title(_layer_name(layer, len(paths) - 1), fontsize=10)
     _save(figure, path)
+
+
+def _layer_name(layer: int, last: int) -> str:
+    if layer in (0, last):
+        return "data space" if layer else "latent"
+    return f"after {layer} layer{'s' * (layer > 1)}"
 
 
 def save_study(
@@ -180,8 +185,8 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _histogram(axes: Axes, points: Tensor, extent: float) -> None:
-    limits = [[-extent, extent]] * 2
-    counts, _, _ = np.histogram2d(*points.numpy().T, bins=BINS, range=limits)
+    edges = np.linspace(-extent, extent, BINS + 1)
+    counts, _, _ = np.histogram2d(points[:, 0].numpy(), points[:, 1].numpy(), bins=[edges, edges])
     _image(axes, counts, extent)
 
 
@@ -196,16 +201,19 @@ def _image(axes: Axes, values: np.ndarray, extent: float) -> None:
 
 def _contours(axes: Axes, points: np.ndarray) -> None:
     """Contours of the points' smoothed histogram."""
-    from scipy.ndimage import gaussian_filter
-
     low, high = np.quantile(points, [0.002, 0.998], axis=0)
-    counts, first, second = np.histogram2d(*points.T, bins=80, range=list(zip(low, high)))
-    smooth = gaussian_filter(counts, 1.5)
-    centres = [(edges[1:] + edges[:-1]) / 2 for edges in (first, second)]
-    levels: Sequence[float] = np.linspace(0.1, 0.9, 5) * smooth.max()
-    axes.contour(*centres, smooth.T, levels=levels, colors="black", linewidths=0.5, alpha=0.6)
-    axes.set_xlim(low[0], high[0])
-    axes.set_ylim(low[1], high[1])
+    centre, reach = (low + high) / 2, 0.55 * (high - low).max()
+    edges = [np.linspace(middle - reach, middle + reach, 81) for middle in centre]
+    smooth, _, _ = np.histogram2d(points[:, 0], points[:, 1], bins=edges)
+    bell = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
+    for axis in (0, 1):
+        smooth = np.apply_along_axis(np.convolve, axis, smooth, bell, "same")
+    middles = [(edge[1:] + edge[:-1]) / 2 for edge in edges]
+    levels = np.linspace(0.1, 0.9, 5) * smooth.max()
+    axes.contour(*middles, smooth.T, levels=levels, colors="black", linewidths=0.5, alpha=0.6)
+    axes.set_xlim(edges[0][0], edges[0][-1])
+    axes.set_ylim(edges[1][0], edges[1][-1])
+    axes.set_aspect("equal")
 
 
 def _save(figure: Figure, path: str | Path) -> None:

@@ -10,6 +10,7 @@ In the shapes S is the number of models and D the dimensions of a layer.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from vflow.models import Glow, VectorVFlow
+from vflow.models import Glow, VectorVFlow, VectorVFlowConfig
 from vflow.models.glow import LOG_SCALE_BOUND
 from vflow.models.steps import LOG_2PI
 
@@ -58,7 +59,7 @@ class Stack:
         self.template = models[0]
         config = self.template.config
         self.dims, self.extra_dims, posterior_steps = config.dims, 0, 0
-        if isinstance(self.template, VectorVFlow):
+        if isinstance(config, VectorVFlowConfig):
             assert config.flow == "glow"
             self.extra_dims, posterior_steps = config.extra_dims, config.posterior_steps
         self.parameters = torch.stack([parameters_to_vector(m.parameters()) for m in models])
@@ -150,14 +151,15 @@ class Stack:
             saved_steps.append(saved)
         grad = x / batch
         inverses = _inverses(self.steps)
-        for each in reversed(list(zip(self.steps, saved_steps, self._gradients, inverses))):
-            grad = _backward(grad, share, *each)
+        for index in reversed(range(len(self.steps))):
+            step, into = self.steps[index], self._gradients[index]
+            grad = _backward(grad, share, step, saved_steps[index], into, inverses[index])
         if saved_posterior:
             grad = grad[..., self.dims :]
             inverses = _inverses(self.posterior)
-            chain = zip(self.posterior, saved_posterior, self._posterior_gradients, inverses)
-            for each in reversed(list(chain)):
-                grad = _backward(grad, share, *each)
+            for index in reversed(range(len(self.posterior))):
+                step, into = self.posterior[index], self._posterior_gradients[index]
+                grad = _backward(grad, share, step, saved_posterior[index], into, inverses[index])
 
     @torch.no_grad()
     def paths(self, latent: Tensor) -> list[Tensor]:
@@ -180,7 +182,7 @@ def _shapes(dims: int, context_dims: int, hidden: int, layers: int) -> list[tupl
     kept = dims // 2
     widths = [kept + context_dims, *[hidden] * layers, 2 * (dims - kept)]
     shapes: list[tuple[int, ...]] = [(dims,), (dims,), (dims, dims)]
-    for first, second in zip(widths, widths[1:], strict=False):
+    for first, second in itertools.pairwise(widths):
         shapes += [(second, first), (second,)]
     return shapes
 
