@@ -44,7 +44,7 @@ class Experiment:
     """Models, which differ in their initialisation and in their data."""
     seed: int = 0
     """Seed of everything random."""
-    lr: float = 0.005
+    lr: float = 0.002
     """Learning rate of Adam at the start; it falls to 0 as half a cosine."""
     hidden: int = 50
     """Width of the couplings' networks."""
