@@ -168,7 +168,7 @@ def test_seeds_differ(make_config: Callable[..., EvaluateConfig], whole: dict[st
 def test_batches_change_nothing(
     make_config: Callable[..., EvaluateConfig], whole: dict[str, Any], max_rows: int
 ) -> None:
-    # float32 likelihoods of 9 bits/dim are good to 1e-6, and so is their spread, itself much smaller.
+    # float32 likelihoods of 9 bits/dim are good to 1e-6, and so is their much smaller spread.
     assert numbers(evaluate(make_config(max_rows=max_rows))) == pytest.approx(
         numbers(whole), rel=1e-6, abs=1e-6
     )
