@@ -26,7 +26,7 @@ from vflow.sample import draw_samples
 from vflow.train import OptimConfig, TrainConfig, train
 
 PRESET = "vflow-demo"
-STEPS = 600
+STEPS = 900
 BATCH_SIZE = 32
 TEST_IMAGES = 64
 """Held-out images that the table is about."""
