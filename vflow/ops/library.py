@@ -62,7 +62,8 @@ class Operation:
     def __call__(self, *tensors: Tensor) -> Any:
         """Run on the backend that is forced, or the best one for the first tensor."""
         chosen = backend.choose(self.name, tensors[0])
-        if torch.compiler.is_compiling():
+        # A dispatch mode (counting FLOPs, say, or with tensors that hold nothing) wants to see it.
+        if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
             return self.op(*tensors, chosen)
         if self._eager is not None and torch.is_grad_enabled():
             for tensor in tensors:
