@@ -104,7 +104,9 @@ class Trainer:
         """
         ids = [self.device.index] if self.device.type == "cuda" else None
         with side_stream(self.device):  # else its sums could not be part of a CUDA graph
-            return DistributedDataParallel(self.model, device_ids=ids, gradient_as_bucket_view=True)
+            # Gradients stay tensors of their own: as views of what is summed they would be aligned
+            # otherwise in the first step than later, and the last bit of their norm with them.
+            return DistributedDataParallel(self.model, device_ids=ids)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.state
