@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from tests.ops.inputs import (
     plain_actnorm_conv1x1,
@@ -35,6 +36,7 @@ BATCH = 64
 # 32x32, then at 16x16. Elements and so the cost of mixlogistic are the same in all four.
 HALVES = ((32, 16, 6), (32, 32, 3), (16, 8, 24), (16, 16, 12))
 HEADS = 4
+DROPOUT = 0.2
 PRESETS = {"vflow-cifar10": (32, 96), "vflow-4m-c6": (4, 32)}  # components, filters
 
 Call = Callable[[], Any]
@@ -123,6 +125,24 @@ def cases() -> Iterator[Case]:
             2 * numbers,
             numbers,
         )
+        yield from _directions(
+            partial(
+                features, operation="concat_elu_dropout", inputs=partial(_features, half, filters)
+            ),
+            partial(ops.concat_elu, dropout=DROPOUT),
+            plain_concat_elu_with_dropout,
+            numbers,
+            2 * numbers,
+            numbers,
+        )
+        yield from _directions(
+            partial(features, operation="dropout", inputs=partial(_features, half, filters)),
+            partial(ops.dropout, dropout=DROPOUT),
+            partial(functional.dropout, p=DROPOUT),
+            numbers,
+            numbers,
+            0,
+        )
         attention = partial(
             Case,
             operation="self_attention",
@@ -142,6 +162,11 @@ def cases() -> Iterator[Case]:
         )
         yield from _directions(actnorm, ops.actnorm_conv1x1, plain_actnorm_conv1x1, x, x, x)
         yield actnorm(kind="inverse", bytes=4 * BATCH * 2 * x, ours=ops.actnorm_conv1x1_inverse)
+
+
+def plain_concat_elu_with_dropout(x: Tensor) -> Tensor:
+    """PyTorch's own dropout, of its own generator."""
+    return functional.dropout(plain_concat_elu(x), DROPOUT)
 
 
 def bisection_inverse(y: Tensor, params: Tensor, squash: bool = True) -> Tensor:

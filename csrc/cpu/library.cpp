@@ -105,6 +105,8 @@ const char* vflow_error_message(int error) {
       return "a flag must be 0 or 1";
     case VFLOW_ERROR_CHANNELS:
       return "channels and heads must be at least 1";
+    case VFLOW_ERROR_DROPOUT:
+      return "dropout must be in [0, 1)";
     default:
       return "unknown error";
   }
