@@ -161,3 +161,19 @@ def test_learning_rate_reaches_the_update():
         _step(net, optimizer)
         steps.append(net[0].weight.detach() - before)
     torch.testing.assert_close(steps[1], 2 * steps[0], rtol=1e-4, atol=1e-7)
+
+
+def test_the_state_lies_in_memory_as_its_parameter_does():
+    # The fused update goes through both side by side, whatever their strides say.
+    torch.manual_seed(0)
+    net = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    optimizer = make_optimizer("adam", net, PAPER)
+    net.weight.grad = torch.randn_like(net.weight)
+    net.bias.grad = torch.randn_like(net.bias)
+    optimizer.step(GO)
+    saved = {key: value.clone().contiguous() for key, value in optimizer.tensors().items()}
+    optimizer.load_tensors(saved)
+    for key, value in optimizer.tensors().items():
+        assert torch.equal(value, saved[key])
+        if key.endswith("weight") and not key.startswith("step"):
+            assert value.stride() == net.weight.stride() != saved[key].stride()

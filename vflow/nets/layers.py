@@ -42,6 +42,8 @@ class Conv3x3(DataInitialized):
 
     def __init__(self, in_channels: int, out_channels: int, init_scale: float = 1.0) -> None:
         super().__init__((out_channels, in_channels, 3, 3), init_scale)
+        # As the convolution wants it; otherwise each pass over it makes a copy.
+        self.weight.data = self.weight.data.contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the convolution."""

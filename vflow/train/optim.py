@@ -77,8 +77,10 @@ class Adam:
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Put back what `tensors` gave."""
         state: dict[int, dict[str, Any]] = {}
-        for index, name in enumerate(self.parameters):
-            state[index] = {key: tensors[f"{key}.{name}"] for key in ("step", *MOMENTS)}
+        for index, (name, parameter) in enumerate(self.parameters.items()):
+            state[index] = {"step": tensors[f"step.{name}"]}
+            for key in MOMENTS:
+                state[index][key] = _like(parameter, tensors[f"{key}.{name}"])
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state, "param_groups": groups})
 
@@ -122,7 +124,7 @@ class ApexAdam(Adam):
         for name, parameter in self.parameters.items():
             group["step"] = tensors[f"step.{name}"].to(parameter.device, torch.int32).reshape(1)
             self._optimizer.state[parameter] = {
-                key: tensors[f"{key}.{name}"].to(parameter.device) for key in MOMENTS
+                key: _like(parameter, tensors[f"{key}.{name}"]) for key in MOMENTS
             }
 
 
@@ -147,6 +149,11 @@ def make_optimizer(
             )
         return ApexAdam(model, config)
     return Adam(model, config, decoupled=name == "adamw", capturable=capturable)
+
+
+def _like(parameter: Tensor, values: Tensor) -> Tensor:
+    """The values, laid out in memory as the parameter: a fused update goes by that alone."""
+    return torch.empty_like(parameter, requires_grad=False).copy_(values)
 
 
 def _device(model: nn.Module) -> torch.device:
@@ -191,8 +198,14 @@ class Ema(AveragedModel):
         """Move each average towards its parameter, unless `skip` (from `SkipGuard`) is 1."""
         averages: list[Tensor] = list(self.module.parameters())
         parameters: list[Tensor] = list(model.parameters())
-        weight = 1.0 - self.decay
-        steps = torch._foreach_sub(parameters, averages)
-        torch._foreach_mul_(steps, weight if skip is None else weight * (1.0 - skip))
-        torch._foreach_add_(averages, steps)
+        weight = torch.full((), 1.0 - self.decay, device=averages[0].device)
+        if skip is not None:
+            weight *= 1.0 - skip
+        if weight.device.type == "cpu":
+            for average, parameter in zip(averages, parameters, strict=True):
+                average.lerp_(parameter, weight.to(average.dtype))
+        else:  # three launches instead of one for each parameter
+            steps = torch._foreach_sub(parameters, averages)
+            torch._foreach_mul_(steps, weight)
+            torch._foreach_add_(averages, steps)
         self.n_averaged += 1
