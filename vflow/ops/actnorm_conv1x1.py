@@ -82,7 +82,7 @@ def _empty(x: Tensor, scale: Tensor, bias: Tensor, weight: Tensor) -> tuple[Tens
 def _backward(
     backend: str, saved: tuple[Tensor, ...], grad_y: Tensor, grad_logdet: Tensor
 ) -> tuple[Tensor, ...]:
-    return _actnorm_conv1x1_backward.op(grad_y, grad_logdet, *saved, backend)
+    return _actnorm_conv1x1_backward.run(grad_y, grad_logdet, *saved, backend)
 
 
 _actnorm_conv1x1_backward = Operation(

@@ -38,11 +38,11 @@ def concat_elu(x: Tensor, dropout: float = 0.0) -> Tensor:
 
 
 def _backward(backend: str, saved: tuple[Tensor, ...], grad: Tensor) -> Tensor:
-    return _concat_elu_backward.op(grad, *saved, backend)
+    return _concat_elu_backward.run(grad, *saved, backend)
 
 
 def _dropout_backward(backend: str, saved: tuple[Tensor, ...], grad: Tensor) -> Tensor:
-    return _concat_elu_dropout_backward.op(grad, *saved, backend)
+    return _concat_elu_dropout_backward.run(grad, *saved, backend)
 
 
 _concat_elu_backward = Operation(

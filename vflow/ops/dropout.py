@@ -52,7 +52,7 @@ def draw_seed(device: torch.device) -> Tensor:
 
 def _backward(backend: str, saved: tuple[Tensor, ...], grad: Tensor) -> Tensor:
     _, seed, dropout = saved
-    return _dropout_backward.op(grad, seed, dropout, backend)
+    return _dropout_backward.run(grad, seed, dropout, backend)
 
 
 # The same function, for what it is called by in a profile.

@@ -50,7 +50,7 @@ def gated_residual_norm(
 
 
 def _backward(backend: str, saved: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor, ...]:
-    return _gated_residual_norm_backward.op(grad, *saved, backend)
+    return _gated_residual_norm_backward.run(grad, *saved, backend)
 
 
 _gated_residual_norm_backward = Operation(

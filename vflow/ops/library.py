@@ -45,7 +45,7 @@ class Operation:
             fake: The arguments -> empty outputs of the right shape and dtype.
             backward: (backend, saved arguments, *gradients of the outputs) -> gradients of the
                 leading tensors; those after them have none. Calls registered operators only
-                (`Operation.op`).
+                (`Operation.run`).
             saves_outputs: Whether the outputs are saved, too, after the arguments.
             implementations: By backend name.
         """
@@ -65,14 +65,17 @@ class Operation:
     def __call__(self, *arguments: Any) -> Any:
         """Run on the backend that is forced, or the best one for the first tensor."""
         chosen = backend.choose(self.name, arguments[0])
-        # A dispatch mode (counting FLOPs, say, or with tensors that hold nothing) wants to see it.
-        if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+        if _somebody_watches():
             return self.op(*arguments, chosen)
         if self._eager is not None and torch.is_grad_enabled():
             for tensor in arguments[: self._tensors]:
                 if tensor.requires_grad:
                     return self._eager(*arguments, chosen)
         return self._launch(*arguments, chosen)
+
+    def run(self, *arguments: Any) -> Any:
+        """Run on the backend that is named last: what a gradient does, whose forward chose it."""
+        return self.op(*arguments) if _somebody_watches() else self._launch(*arguments)
 
     def _launch(self, *args: Any) -> Any:
         launch = backend.implementation(self.name, args[-1]).launch
@@ -113,3 +116,8 @@ class Operation:
         Eager.__name__ = Eager.__qualname__ = self.name
         torch.library.register_autograd(qualname, gradients, setup_context=setup_context)
         self._eager = Eager.apply
+
+
+def _somebody_watches() -> bool:
+    """Whether operations are being traced, or a dispatch mode is on (that counts FLOPs, say)."""
+    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0

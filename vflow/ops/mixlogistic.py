@@ -87,7 +87,7 @@ _mixlogistic_backward = Operation(
 def _backward(
     backend: str, saved: tuple[Tensor, ...], grad_y: Tensor, grad_logdet: Tensor
 ) -> tuple[Tensor, Tensor]:
-    return _mixlogistic_backward.op(grad_y, grad_logdet, *saved, backend)
+    return _mixlogistic_backward.run(grad_y, grad_logdet, *saved, backend)
 
 
 _mixlogistic = Operation(
@@ -113,7 +113,7 @@ _mixlogistic_unsquashed_backward = Operation(
 def _unsquashed_backward(
     backend: str, saved: tuple[Tensor, ...], grad_y: Tensor, grad_logdet: Tensor
 ) -> tuple[Tensor, Tensor]:
-    return _mixlogistic_unsquashed_backward.op(grad_y, grad_logdet, *saved, backend)
+    return _mixlogistic_unsquashed_backward.run(grad_y, grad_logdet, *saved, backend)
 
 
 _mixlogistic_unsquashed = Operation(

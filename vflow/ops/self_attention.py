@@ -52,7 +52,7 @@ def _empty(qkv: Tensor) -> tuple[Tensor, Tensor]:
 def _backward(
     backend: str, saved: tuple[Tensor, ...], grad: Tensor, grad_log_total: Tensor
 ) -> Tensor:
-    return _self_attention_backward.op(grad, grad_log_total, *saved, backend)
+    return _self_attention_backward.run(grad, grad_log_total, *saved, backend)
 
 
 def _pytorch(launch: Callable[..., Any]) -> Implementation:
