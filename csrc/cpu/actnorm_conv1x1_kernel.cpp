@@ -83,12 +83,11 @@ VFLOW_INLINE void map_product(const ActnormConv1x1Arrays& arrays, const Groups<S
     for_vectors<S>(groups, all,
                    [&](int64_t offset, int64_t) { after(offset, rotations.times(before(offset))); });
   } else {
-    for_vectors<S>(groups, all, [&](int64_t offset, int64_t at) { store(before(offset), room.in + at); });
+    for (int64_t i = 0; i < all; i += kLanes<S>) store(before(i), room.in + i);
     product<S>(room.in, groups.count(all), groups, static_cast<const Number<S>*>(arrays.matrix),
-               arrays.channels, room.out);
-    for_vectors<S>(groups, all, [&](int64_t offset, int64_t at) {
-      after(offset, load(static_cast<const Number<S>*>(room.out) + at));
-    });
+               arrays.channels, room.out, [&](int64_t group, int64_t v, Vector<S> sums) {
+                 after(group * groups.numbers + v * kLanes<S>, sums);
+               });
   }
 }
 
@@ -169,18 +168,19 @@ void backward_run(const ActnormConv1x1Arrays& arrays, const ActnormConv1x1Run& r
       });
       for (int d = 0; d < channels; ++d) store(outer[d], room.outer + d * kLanes<S>);
     } else {
-      for_vectors<S>(groups, all, [&](int64_t offset, int64_t at) {
-        const V numbers = load_at(x, offset, all), scales = scale_at(scale, offset, all);
-        store(numbers * scales + load_at(bias, offset, all), room.normed + at);
-        store(load_at(grad_y, offset, all), room.in + at);
-      });
+      for (int64_t i = 0; i < all; i += kLanes<S>) {
+        const V normed = load_at(x, i, all) * scale_at(scale, i, all) + load_at(bias, i, all);
+        store(normed, room.normed + i);
+        store(load_at(grad_y, i, all), room.in + i);
+      }
       const int64_t rows = groups.count(all);
-      product<S>(room.in, rows, groups, static_cast<const C*>(arrays.matrix), width, room.out);
       add_outer<S>(room.normed, room.in, rows, groups, width, room.outer);
-      for_vectors<S>(groups, all, [&](int64_t offset, int64_t at) {
-        finish(offset, at, load_at(x, offset, all), scale_at(scale, offset, all),
-               load(static_cast<const C*>(room.out) + at));
-      });
+      product<S>(room.in, rows, groups, static_cast<const C*>(arrays.matrix), width, room.out,
+                 [&](int64_t group, int64_t v, V grad_normed) {
+                   const int64_t offset = group * groups.numbers + v * kLanes<S>;
+                   finish(offset, (group * groups.vectors + v) * kLanes<S>, load_at(x, offset, all),
+                          scale_at(scale, offset, all), grad_normed);
+                 });
     }
   });
   for_vectors<S>(groups, most, [&](int64_t offset, int64_t at) {

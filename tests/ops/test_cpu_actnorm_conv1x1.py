@@ -21,7 +21,7 @@ from tests.ops.agreement import (
 )
 from vflow.ops import actnorm_conv1x1, actnorm_conv1x1_inverse, use_backend
 
-CHANNELS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17, 24, 33, 64, 96, 100]
+CHANNELS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17, 24, 33, 40, 52, 64, 96, 100]
 
 
 def make(shape, dtype, seed=0):
