@@ -34,7 +34,7 @@ def copy_bandwidth(device: str, rounds: int = 20) -> float:
 
 
 def matrix_product_rate(device: str, dtype: torch.dtype = torch.float32, rounds: int = 8) -> float:
-    """FLOP/s of a square matrix product, the best of some: what this machine can reach.
+    """FLOP/s of a square matrix product, the median of some.
 
     Factors of float32 are not rounded to TensorFloat-32.
     """
@@ -48,7 +48,7 @@ def matrix_product_rate(device: str, dtype: torch.dtype = torch.float32, rounds:
             if device == "cuda":
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
-    return 2 * size**3 / min(times[2:])
+    return 2 * size**3 / statistics.median(times[2:])
 
 
 def describe(device: str) -> dict[str, Any]:
