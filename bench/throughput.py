@@ -9,8 +9,7 @@ Configurations take turns within a round, so that a noisy neighbour hits all ali
 counts. A training step is the trainer's own: noise, forward, backward, clipping, Adam, average.
 FLOPs are those of convolutions, matrix products and attention (torch.utils.flop_counter), and are
 set against a square matrix product timed in the same run. Memory is what a step needs at its peak
-above what the model and its optimiser hold. The reference operations draw dropout's mask in int64,
-on the CPU several times as slowly as PyTorch's own dropout.
+above what the model and its optimiser hold.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ def test_the_host_looks_at_no_value_in_a_step(make_config, preset, options):
         **trainer._noise(0),
     }
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        outcome = trainer._update(**{k: mode.from_tensor(v) for k, v in inputs.items()})
+        outcome = trainer.update(**{k: mode.from_tensor(v) for k, v in inputs.items()})
         assert outcome.shape == (5,)
         with pytest.raises(DataDependentOutputException):
             outcome[0].item()

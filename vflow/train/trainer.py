@@ -68,19 +68,19 @@ class Trainer:
         self.optimizer = make_optimizer(
             config.optimizer, self.model, config.optim, capturable=graphed
         )
-        self._step: Callable[..., Tensor] = self._update
+        self._step: Callable[..., Tensor] = self.update
         if graphed:
             eager = EAGER_STEPS if ranks.size == 1 else EAGER_STEPS_DISTRIBUTED
-            self._step = GraphedStep(self._update, eager)
+            self._step = GraphedStep(self.update, eager)
         self._unread: deque[tuple[int, Tensor]] = deque()
         self._steps_left_unread = 1 if device.type == "cuda" else 0
 
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Initialise the parameters from the first batch, or take everything from a checkpoint."""
-        if checkpoint is None:
-            self._initialize()
-        else:
+        if checkpoint is not None:
             self.model.load_state_dict(checkpoint.tensors("model"))
+        elif not self.model.initialized:
+            self._initialize()
         self.model.set_precision("bf16" if self.config.precision == "bf16" else "fp32")
         self.model.set_recompute(self.config.recompute)
         self.model.train()
@@ -176,11 +176,11 @@ class Trainer:
                 raise
             self.reason_for_no_graph = str(error).splitlines()[0]
             print(f"cuda_graph is left out: {self.reason_for_no_graph}", file=sys.stderr)
-        self._step = self._update
+        self._step = self.update
         torch.manual_seed(seed)
         return self._step(**inputs)
 
-    def _update(self, images: Tensor, stop: Tensor, **noise: Tensor) -> Tensor:
+    def update(self, images: Tensor, stop: Tensor, **noise: Tensor) -> Tensor:
         """One update, or none if it would not be finite, without a look at any value by the host.
 
         Args:
