@@ -20,10 +20,12 @@ LIBRARY_FOLDER = Path(
 TARGET_VARIABLE = "VFLOW_CPU_TARGET"
 # enum vflow_dtype
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
+CUDA_DTYPES = {**DTYPES, torch.float16: 3}
+LEAST_CAPABILITY = (8, 0)  # of a device that the CUDA library has code for
 
 _P, _I64, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _ROWS = [_P, _I64, _I64]
-_SIGNATURES = {
+_CPU_SIGNATURES = {
     "vflow_cpu_mixlogistic": [_INT, *_ROWS, *[_P] * 3, *[_I64] * 3, _INT, _INT],
     "vflow_cpu_mixlogistic_inverse": [_INT, *_ROWS, *[_P] * 3, *[_I64] * 3, _INT, _INT],
     "vflow_cpu_mixlogistic_backward": [
@@ -42,6 +44,23 @@ _SIGNATURES = {
     "vflow_cpu_concat_elu_backward": [_INT, *[_P] * 3, *[_I64] * 2, _INT],
     "vflow_cpu_self_attention": [_INT, *[_P] * 3, *[_I64] * 4, _INT],
     "vflow_cpu_self_attention_backward": [_INT, *[_P] * 6, *[_I64] * 4, _INT],
+}
+# A workspace and its bytes; a device and its stream.
+_ROOM, _QUEUE = [_P, _I64], [_INT, _P]
+_CUDA_SIGNATURES = {
+    "vflow_cuda_mixlogistic": [_INT, *_ROWS, *[_P] * 3, *[_I64] * 3, _INT, *_ROOM, *_QUEUE],
+    "vflow_cuda_mixlogistic_inverse": [
+        *[_INT, *_ROWS, *[_P] * 3],
+        *[*[_I64] * 3, _INT, *_ROOM, *_QUEUE],
+    ],
+    "vflow_cuda_mixlogistic_backward": [
+        *[_INT, *_ROWS, _P, *_ROWS, *[_P] * 3],
+        *[*[_I64] * 3, _INT, *_QUEUE],
+    ],
+}
+_CUDA_WORKSPACES = {
+    "vflow_cuda_mixlogistic_workspace": [_INT, *[_I64] * 3],
+    "vflow_cuda_mixlogistic_inverse_workspace": [_INT, *[_I64] * 3],
 }
 
 
@@ -67,7 +86,8 @@ def cpu_library() -> ctypes.CDLL:
         LibraryMissing: If it was not built, does not load, is of another version, or has not the
             instruction set that the environment asks for.
     """
-    library = load(LIBRARY_FOLDER / "libvflow_cpu.so")
+    library = load(LIBRARY_FOLDER / "libvflow_cpu.so", _CPU_SIGNATURES, "cmake and a C++ compiler")
+    library.vflow_cpu_target.restype = ctypes.c_char_p
     wish, target = os.environ.get(TARGET_VARIABLE), library.vflow_cpu_target().decode()
     if wish and wish != target:
         raise LibraryMissing(
@@ -83,16 +103,58 @@ def cpu_target() -> str:
     return target.decode()
 
 
-def load(path: Path) -> ctypes.CDLL:
+@functools.cache
+def cuda_missing() -> str | None:
+    """Say why the CUDA library cannot be used, or None if it can. Initialises CUDA."""
+    if not torch.cuda.is_available():
+        return "there is no CUDA device"
+    least = min(torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count()))
+    if least < LEAST_CAPABILITY:
+        needed, found = (".".join(map(str, pair)) for pair in (LEAST_CAPABILITY, least))
+        return f"it needs devices of compute capability {needed} or above, one here has {found}"
+    try:
+        cuda_library()
+    except LibraryMissing as error:
+        return str(error)
+    return None
+
+
+@functools.cache
+def cuda_library() -> ctypes.CDLL:
+    """The CUDA library.
+
+    Raises:
+        LibraryMissing: If it was not built, does not load, or is of another version.
+    """
+    return load_cuda(LIBRARY_FOLDER / "libvflow_cuda.so")
+
+
+def load_cuda(path: Path) -> ctypes.CDLL:
+    """Load the CUDA library from a path.
+
+    Raises:
+        LibraryMissing: If that fails.
+    """
+    library = load(path, _CUDA_SIGNATURES, "nvcc")
+    for name, arguments in _CUDA_WORKSPACES.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, _I64
+    return library
+
+
+def load(path: Path, signatures: dict[str, list[Any]], built_with: str) -> ctypes.CDLL:
     """Load a library and check its version.
+
+    Args:
+        path: Its file.
+        signatures: The arguments of its functions, which return an error code.
+        built_with: What it takes to build it.
 
     Raises:
         LibraryMissing: If that fails.
     """
     if not path.is_file():
-        raise LibraryMissing(
-            f"{path.name} was not built (pip install needs cmake and a C++ compiler)"
-        )
+        raise LibraryMissing(f"{path.name} was not built (pip install needs {built_with})")
     try:
         library = ctypes.CDLL(str(path))
         version = library.vflow_abi_version()
@@ -100,12 +162,11 @@ def load(path: Path) -> ctypes.CDLL:
             raise LibraryMissing(
                 f"{path.name} has ABI version {version}, this package needs {ABI_VERSION}: rebuild"
             )
-        for name, arguments in _SIGNATURES.items():
+        for name, arguments in signatures.items():
             function = getattr(library, name)
             function.argtypes, function.restype = arguments, _INT
         library.vflow_error_message.argtypes = [_INT]
         library.vflow_error_message.restype = ctypes.c_char_p
-        library.vflow_cpu_target.restype = ctypes.c_char_p
     except (OSError, AttributeError) as error:
         raise LibraryMissing(f"{path.name} does not load: {error}") from error
     return library
@@ -120,8 +181,52 @@ def call(function: str, dtype: torch.dtype, *arguments: Any) -> None:
     library = cpu_library()
     error = getattr(library, function)(DTYPES[dtype], *arguments, torch.get_num_threads())
     if error:
-        message: bytes = library.vflow_error_message(error)
-        raise RuntimeError(f"{function} failed: {message.decode()}")
+        raise _failure(library, function, error)
+
+
+def call_cuda(function: str, x: Tensor, *arguments: Any) -> None:
+    """Call a function of the CUDA library: x's dtype, pointers and sizes, x's device and stream.
+
+    Raises:
+        RuntimeError: If it returns an error: CUDA's, or a bug of ours, as the inputs have been
+            checked.
+    """
+    library = cuda_library()
+    error = getattr(library, function)(CUDA_DTYPES[x.dtype], *arguments, *queue_of(x))
+    if error:
+        raise _failure(library, function, error)
+
+
+def queue_of(x: Tensor) -> tuple[int, int]:
+    """The index of x's CUDA device, and its current stream there."""
+    index = x.get_device()
+    return index, torch.cuda.current_stream(index).cuda_stream
+
+
+def workspace(function: str, x: Tensor, *sizes: int) -> Tensor:
+    """Scratch memory for a call of a function of the CUDA library, from PyTorch's allocator.
+
+    Args:
+        function: Its name.
+        x: The tensor whose dtype and device it is called with.
+        sizes: What the function's workspace depends on.
+
+    Returns:
+        Bytes, which need not outlive the call: the allocator keeps to the order of the stream.
+
+    Raises:
+        RuntimeError: If the sizes are beyond the function.
+    """
+    library = cuda_library()
+    count = getattr(library, f"{function}_workspace")(CUDA_DTYPES[x.dtype], *sizes)
+    if count < 0:
+        raise _failure(library, function, -count)
+    return torch.empty(count, dtype=torch.uint8, device=x.device)
+
+
+def _failure(library: ctypes.CDLL, function: str, error: int) -> RuntimeError:
+    message: bytes = library.vflow_error_message(error)
+    return RuntimeError(f"{function} failed: {message.decode()}")
 
 
 class Rows:
