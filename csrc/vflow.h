@@ -154,3 +154,20 @@ VFLOW_API int vflow_cuda_mixlogistic_inverse(int dtype, const void* y, int64_t y
                                              int64_t elements, int64_t components, int squash,
                                              void* workspace, int64_t workspace_bytes, int device,
                                              void* stream);
+
+VFLOW_API int64_t vflow_cuda_gated_residual_norm_backward_workspace(int dtype, int64_t rows,
+                                                                    int64_t features);
+VFLOW_API int vflow_cuda_gated_residual_norm(int dtype, const void* x, const void* ab, const void* weight,
+                                             const void* bias, void* y, int64_t rows, int64_t features,
+                                             int device, void* stream);
+// The gradients of weight and bias lie side by side: real grad_weight_bias [2, features].
+VFLOW_API int vflow_cuda_gated_residual_norm_backward(int dtype, const void* grad, const void* x,
+                                                      const void* ab, const void* weight, void* grad_x,
+                                                      void* grad_ab, void* grad_weight_bias, int64_t rows,
+                                                      int64_t features, void* workspace,
+                                                      int64_t workspace_bytes, int device, void* stream);
+
+VFLOW_API int vflow_cuda_concat_elu(int dtype, const void* x, void* y, int64_t rows, int64_t channels,
+                                    int device, void* stream);
+VFLOW_API int vflow_cuda_concat_elu_backward(int dtype, const void* grad, const void* x, void* grad_x,
+                                             int64_t rows, int64_t channels, int device, void* stream);

@@ -45,22 +45,16 @@ class DeviceGuard {
   cudaError_t error_;
 };
 
-// Where a call runs.
-struct Queue {
-  int device;
-  cudaStream_t stream;
-};
-
 // Blocks of `threads` threads with `shared` bytes of shared memory. Returns VFLOW_OK or an error.
 template <class... Parameters, class... Arguments>
-int launch(const Queue& queue, int64_t blocks, int threads, int64_t shared, void (*kernel)(Parameters...),
+int launch(cudaStream_t stream, int64_t blocks, int threads, int64_t shared, void (*kernel)(Parameters...),
            Arguments... arguments) {
   if (blocks > kMostBlocks) return VFLOW_ERROR_OVERFLOW;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(blocks));
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.dynamicSmemBytes = static_cast<size_t>(shared);
-  config.stream = queue.stream;
+  config.stream = stream;
   cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
   if (error != cudaSuccess) cudaGetLastError();  // or PyTorch would come across it later
   return code_of(error);

@@ -31,11 +31,11 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T, bool squash, int K>
-int run(Variant<T, squash, K>, const Queue& queue, const MixtureSizes& sizes, const Rows<T>& x,
+int run(Variant<T, squash, K>, cudaStream_t stream, const MixtureSizes& sizes, const Rows<T>& x,
         const void* params, void* y, double* partials) {
   const MixtureTiles<T, K> tiles(sizes.elements, sizes.components, kThreads);
   const int64_t shared = tiles.tile_bytes() + kThreads / kWarp * int64_t{sizeof(double)};
-  return launch(queue, sizes.batch * tiles.tiles, tiles.threads, shared, mixlogistic_kernel<T, squash, K>, x,
+  return launch(stream, sizes.batch * tiles.tiles, tiles.threads, shared, mixlogistic_kernel<T, squash, K>, x,
                 static_cast<const T*>(params), static_cast<T*>(y), partials, tiles);
 }
 
@@ -75,7 +75,7 @@ int vflow_cuda_mixlogistic(int dtype, const void* x, int64_t x_row, int64_t x_st
 
   const DeviceGuard guard(device);
   if (guard.error()) return guard.error();
-  const Queue queue{device, static_cast<cudaStream_t>(stream)};
+  const auto queue = static_cast<cudaStream_t>(stream);
   double* partials = static_cast<double*>(workspace);
   if (elements > 0)
     error = with_variant(dtype, squash, components, [&](auto variant) {

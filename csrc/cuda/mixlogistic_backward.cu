@@ -65,10 +65,10 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T, bool squash, int K>
-int run(Variant<T, squash, K>, const Queue& queue, const MixtureSizes& sizes, const Rows<T>& grad_y,
+int run(Variant<T, squash, K>, cudaStream_t stream, const MixtureSizes& sizes, const Rows<T>& grad_y,
         const void* grad_logdet, const Rows<T>& x, const void* params, void* grad_x, void* grad_params) {
   const MixtureTiles<T, K> tiles(sizes.elements, sizes.components, kThreads);
-  return launch(queue, sizes.batch * tiles.tiles, tiles.threads, tiles.tile_bytes(),
+  return launch(stream, sizes.batch * tiles.tiles, tiles.threads, tiles.tile_bytes(),
                 mixlogistic_backward_kernel<T, squash, K>, grad_y, static_cast<const Real<T>*>(grad_logdet),
                 x, static_cast<const T*>(params), static_cast<T*>(grad_x), static_cast<T*>(grad_params),
                 tiles);
@@ -96,7 +96,7 @@ int vflow_cuda_mixlogistic_backward(int dtype, const void* grad_y, int64_t grad_
 
   const DeviceGuard guard(device);
   if (guard.error()) return guard.error();
-  const Queue queue{device, static_cast<cudaStream_t>(stream)};
+  const auto queue = static_cast<cudaStream_t>(stream);
   return with_variant(dtype, squash, components, [&](auto variant) {
     return run(variant, queue, sizes, {grad_y, grad_y_row, grad_y_stride, count}, grad_logdet,
                {x, x_row, x_stride, count}, params, grad_x, grad_params);

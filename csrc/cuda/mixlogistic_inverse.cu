@@ -69,10 +69,10 @@ struct InverseWorkspace {
 };
 
 template <class T, bool squash>
-int run(const Queue& queue, const MixtureSizes& sizes, const Rows<T>& y, const void* params, void* x,
+int run(cudaStream_t stream, const MixtureSizes& sizes, const Rows<T>& y, const void* params, void* x,
         double* partials, void* room) {
   const InverseTiles<T> tiles(sizes.elements, sizes.components, kWarp);
-  return launch(queue, sizes.batch * tiles.tiles, kWarp, tiles.tile_bytes() + tiles.extra_bytes(),
+  return launch(stream, sizes.batch * tiles.tiles, kWarp, tiles.tile_bytes() + tiles.extra_bytes(),
                 mixlogistic_inverse_kernel<T, squash>, y, static_cast<const T*>(params), static_cast<T*>(x),
                 partials, static_cast<Real<T>*>(room), tiles);
 }
@@ -108,7 +108,7 @@ int vflow_cuda_mixlogistic_inverse(int dtype, const void* y, int64_t y_row, int6
 
   const DeviceGuard guard(device);
   if (guard.error()) return guard.error();
-  const Queue queue{device, static_cast<cudaStream_t>(stream)};
+  const auto queue = static_cast<cudaStream_t>(stream);
   double* partials = static_cast<double*>(workspace);
   void* room = static_cast<char*>(workspace) + needed.partials;
   if (elements > 0)

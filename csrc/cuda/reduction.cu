@@ -32,25 +32,25 @@ __global__ void __launch_bounds__(kWarp* kColumnTerms)
   results[column] = static_cast<Real>(sum);
 }
 
-int sum_rows(const Queue& queue, const double* partials, int64_t sums, int64_t terms, void* results,
+int sum_rows(cudaStream_t stream, const double* partials, int64_t sums, int64_t terms, void* results,
              bool is_double) {
   constexpr int64_t shared = kThreads / kWarp * sizeof(double);
   if (is_double)
-    return launch(queue, sums, kThreads, shared, sum_rows_kernel<double>, partials, terms,
+    return launch(stream, sums, kThreads, shared, sum_rows_kernel<double>, partials, terms,
                   static_cast<double*>(results));
-  return launch(queue, sums, kThreads, shared, sum_rows_kernel<float>, partials, terms,
+  return launch(stream, sums, kThreads, shared, sum_rows_kernel<float>, partials, terms,
                 static_cast<float*>(results));
 }
 
-int sum_columns(const Queue& queue, const void* partials, int64_t terms, int64_t sums, void* results,
+int sum_columns(cudaStream_t stream, const void* partials, int64_t terms, int64_t sums, void* results,
                 bool is_double) {
   constexpr int threads = kWarp * kColumnTerms;
   constexpr int64_t shared = threads * sizeof(double);
   const int64_t blocks = quotient_up(sums, kWarp);
   if (is_double)
-    return launch(queue, blocks, threads, shared, sum_columns_kernel<double>,
+    return launch(stream, blocks, threads, shared, sum_columns_kernel<double>,
                   static_cast<const double*>(partials), terms, sums, static_cast<double*>(results));
-  return launch(queue, blocks, threads, shared, sum_columns_kernel<float>,
+  return launch(stream, blocks, threads, shared, sum_columns_kernel<float>,
                 static_cast<const float*>(partials), terms, sums, static_cast<float*>(results));
 }
 

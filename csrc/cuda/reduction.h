@@ -25,11 +25,11 @@ __device__ __forceinline__ double sum_over_block(double number, double* room) {
 }
 
 // partials [sums, terms] -> their sums [sums], float or double as `real` says. A block a sum.
-int sum_rows(const Queue& queue, const double* partials, int64_t sums, int64_t terms, void* results,
+int sum_rows(cudaStream_t stream, const double* partials, int64_t sums, int64_t terms, void* results,
              bool is_double);
 
 // partials [terms, sums] -> their sums [sums]. 32 sums a block.
-int sum_columns(const Queue& queue, const void* partials, int64_t terms, int64_t sums, void* results,
+int sum_columns(cudaStream_t stream, const void* partials, int64_t terms, int64_t sums, void* results,
                 bool is_double);
 
 }  // namespace vflow::cuda

@@ -51,6 +51,8 @@ _KERNELS = _import_kernels()
 CUDA_MODULES = {
     "mixlogistic": "mixlogistic",
     "mixlogistic_inverse": "mixlogistic",
+    "gated_residual_norm": "gated_residual_norm",
+    "concat_elu": "concat_elu",
 }
 
 

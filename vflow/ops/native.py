@@ -57,10 +57,15 @@ _CUDA_SIGNATURES = {
         *[_INT, *_ROWS, _P, *_ROWS, *[_P] * 3],
         *[*[_I64] * 3, _INT, *_QUEUE],
     ],
+    "vflow_cuda_gated_residual_norm": [_INT, *[_P] * 5, *[_I64] * 2, *_QUEUE],
+    "vflow_cuda_gated_residual_norm_backward": [_INT, *[_P] * 7, *[_I64] * 2, *_ROOM, *_QUEUE],
+    "vflow_cuda_concat_elu": [_INT, *[_P] * 2, *[_I64] * 2, *_QUEUE],
+    "vflow_cuda_concat_elu_backward": [_INT, *[_P] * 3, *[_I64] * 2, *_QUEUE],
 }
 _CUDA_WORKSPACES = {
     "vflow_cuda_mixlogistic_workspace": [_INT, *[_I64] * 3],
     "vflow_cuda_mixlogistic_inverse_workspace": [_INT, *[_I64] * 3],
+    "vflow_cuda_gated_residual_norm_backward_workspace": [_INT, *[_I64] * 2],
 }
 
 
