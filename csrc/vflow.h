@@ -155,6 +155,28 @@ VFLOW_API int vflow_cuda_mixlogistic_inverse(int dtype, const void* y, int64_t y
                                              void* workspace, int64_t workspace_bytes, int device,
                                              void* stream);
 
+// At most 1024 channels; more than 64 are slow.
+VFLOW_API int64_t vflow_cuda_actnorm_conv1x1_workspace(int dtype, int64_t batch, int64_t positions,
+                                                       int64_t channels);
+VFLOW_API int vflow_cuda_actnorm_conv1x1(int dtype, const void* x, int64_t x_row, int64_t x_stride,
+                                         const void* scale, const void* bias, const void* weight, void* y,
+                                         void* logdet, int64_t batch, int64_t positions, int64_t channels,
+                                         void* workspace, int64_t workspace_bytes, int device, void* stream);
+VFLOW_API int64_t vflow_cuda_actnorm_conv1x1_backward_workspace(int dtype, int64_t batch, int64_t positions,
+                                                                int64_t channels);
+VFLOW_API int vflow_cuda_actnorm_conv1x1_backward(
+    int dtype, const void* grad_y, int64_t grad_y_row, int64_t grad_y_stride, const void* grad_logdet,
+    const void* x, int64_t x_row, int64_t x_stride, const void* scale, const void* bias, const void* weight,
+    void* grad_x, void* grad_scale, void* grad_bias, void* grad_weight, int64_t batch, int64_t positions,
+    int64_t channels, void* workspace, int64_t workspace_bytes, int device, void* stream);
+VFLOW_API int64_t vflow_cuda_actnorm_conv1x1_inverse_workspace(int dtype, int64_t batch, int64_t positions,
+                                                               int64_t channels);
+VFLOW_API int vflow_cuda_actnorm_conv1x1_inverse(int dtype, const void* y, int64_t y_row, int64_t y_stride,
+                                                 const void* scale, const void* bias, const void* weight,
+                                                 void* x, void* logdet, int64_t batch, int64_t positions,
+                                                 int64_t channels, void* workspace, int64_t workspace_bytes,
+                                                 int device, void* stream);
+
 VFLOW_API int64_t vflow_cuda_gated_residual_norm_backward_workspace(int dtype, int64_t rows,
                                                                     int64_t features);
 VFLOW_API int vflow_cuda_gated_residual_norm(int dtype, const void* x, const void* ab, const void* weight,

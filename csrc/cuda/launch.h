@@ -60,7 +60,7 @@ int launch(cudaStream_t stream, int64_t blocks, int threads, int64_t shared, voi
   return code_of(error);
 }
 
-constexpr int64_t quotient_up(int64_t n, int64_t d) { return (n + d - 1) / d; }
+__host__ __device__ constexpr int64_t quotient_up(int64_t n, int64_t d) { return (n + d - 1) / d; }
 
 // The block's shared memory, all of which is dynamic.
 template <class T>

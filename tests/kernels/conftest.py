@@ -51,6 +51,8 @@ _KERNELS = _import_kernels()
 CUDA_MODULES = {
     "mixlogistic": "mixlogistic",
     "mixlogistic_inverse": "mixlogistic",
+    "actnorm_conv1x1": "actnorm_conv1x1",
+    "actnorm_conv1x1_backward": "actnorm_conv1x1",
     "gated_residual_norm": "gated_residual_norm",
     "concat_elu": "concat_elu",
 }

@@ -57,6 +57,15 @@ _CUDA_SIGNATURES = {
         *[_INT, *_ROWS, _P, *_ROWS, *[_P] * 3],
         *[*[_I64] * 3, _INT, *_QUEUE],
     ],
+    "vflow_cuda_actnorm_conv1x1": [_INT, *_ROWS, *[_P] * 5, *[_I64] * 3, *_ROOM, *_QUEUE],
+    "vflow_cuda_actnorm_conv1x1_inverse": [
+        *[_INT, *_ROWS, *[_P] * 5],
+        *[*[_I64] * 3, *_ROOM, *_QUEUE],
+    ],
+    "vflow_cuda_actnorm_conv1x1_backward": [
+        *[_INT, *_ROWS, _P, *_ROWS, *[_P] * 7],
+        *[*[_I64] * 3, *_ROOM, *_QUEUE],
+    ],
     "vflow_cuda_gated_residual_norm": [_INT, *[_P] * 5, *[_I64] * 2, *_QUEUE],
     "vflow_cuda_gated_residual_norm_backward": [_INT, *[_P] * 7, *[_I64] * 2, *_ROOM, *_QUEUE],
     "vflow_cuda_concat_elu": [_INT, *[_P] * 2, *[_I64] * 2, *_QUEUE],
@@ -65,6 +74,9 @@ _CUDA_SIGNATURES = {
 _CUDA_WORKSPACES = {
     "vflow_cuda_mixlogistic_workspace": [_INT, *[_I64] * 3],
     "vflow_cuda_mixlogistic_inverse_workspace": [_INT, *[_I64] * 3],
+    "vflow_cuda_actnorm_conv1x1_workspace": [_INT, *[_I64] * 3],
+    "vflow_cuda_actnorm_conv1x1_inverse_workspace": [_INT, *[_I64] * 3],
+    "vflow_cuda_actnorm_conv1x1_backward_workspace": [_INT, *[_I64] * 3],
     "vflow_cuda_gated_residual_norm_backward_workspace": [_INT, *[_I64] * 2],
 }
 
