@@ -34,6 +34,7 @@ class Operation:
         fake: Callable[..., Any],
         backward: Callable[..., Any] | None = None,
         saves_outputs: bool = False,
+        first: str | None = None,
         **implementations: backend.Implementation,
     ) -> None:
         """Define `vflow::name`.
@@ -45,10 +46,12 @@ class Operation:
             backward: (backend, saved inputs, *gradients of the outputs) -> gradients of the
                 tensors. Calls registered operators only (`Operation.op`).
             saves_outputs: Whether the outputs are saved, too, after the inputs.
+            first: The backend that a measurement has shown to be best on its device, if it is not
+                the first of the device's usual order.
             implementations: By backend name.
         """
         self.name = name
-        backend.register(name, **implementations)
+        backend.register(name, first=first, **implementations)
         arguments, returns = signature.split(" -> ")
         qualname = f"{NAMESPACE}::{name}"
         torch.library.define(qualname, f"({arguments}, str backend) -> {returns}")

@@ -122,13 +122,9 @@ def cpu_target() -> str:
 
 @functools.cache
 def cuda_missing() -> str | None:
-    """Say why the CUDA library cannot be used, or None if it can. Initialises CUDA."""
+    """Say why the CUDA library cannot be used, or None if it can; does not initialise CUDA."""
     if not torch.cuda.is_available():
         return "there is no CUDA device"
-    least = min(torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count()))
-    if least < LEAST_CAPABILITY:
-        needed, found = (".".join(map(str, pair)) for pair in (LEAST_CAPABILITY, least))
-        return f"it needs devices of compute capability {needed} or above, one here has {found}"
     try:
         cuda_library()
     except LibraryMissing as error:
