@@ -103,8 +103,7 @@ def cpu_library() -> ctypes.CDLL:
         LibraryMissing: If it was not built, does not load, is of another version, or has not the
             instruction set that the environment asks for.
     """
-    library = load(LIBRARY_FOLDER / "libvflow_cpu.so", _CPU_SIGNATURES, "cmake and a C++ compiler")
-    library.vflow_cpu_target.restype = ctypes.c_char_p
+    library = load_cpu(LIBRARY_FOLDER / "libvflow_cpu.so")
     wish, target = os.environ.get(TARGET_VARIABLE), library.vflow_cpu_target().decode()
     if wish and wish != target:
         raise LibraryMissing(
@@ -118,6 +117,17 @@ def cpu_target() -> str:
     """The instruction set that the CPU library runs on here, such as "x86-64-v3"."""
     target: bytes = cpu_library().vflow_cpu_target()
     return target.decode()
+
+
+def load_cpu(path: Path) -> ctypes.CDLL:
+    """Load the CPU library from a path.
+
+    Raises:
+        LibraryMissing: If that fails.
+    """
+    library = _load(path, _CPU_SIGNATURES, "cmake and a C++ compiler")
+    library.vflow_cpu_target.restype = ctypes.c_char_p
+    return library
 
 
 @functools.cache
@@ -148,24 +158,15 @@ def load_cuda(path: Path) -> ctypes.CDLL:
     Raises:
         LibraryMissing: If that fails.
     """
-    library = load(path, _CUDA_SIGNATURES, "nvcc")
+    library = _load(path, _CUDA_SIGNATURES, "nvcc")
     for name, arguments in _CUDA_WORKSPACES.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, _I64
     return library
 
 
-def load(path: Path, signatures: dict[str, list[Any]], built_with: str) -> ctypes.CDLL:
-    """Load a library and check its version.
-
-    Args:
-        path: Its file.
-        signatures: The arguments of its functions, which return an error code.
-        built_with: What it takes to build it.
-
-    Raises:
-        LibraryMissing: If that fails.
-    """
+def _load(path: Path, signatures: dict[str, list[Any]], built_with: str) -> ctypes.CDLL:
+    """Load a library of functions that return an error code, and check its version."""
     if not path.is_file():
         raise LibraryMissing(f"{path.name} was not built (pip install needs {built_with})")
     try:
