@@ -12,9 +12,11 @@ from typing import Any
 import torch
 
 import vflow
+from vflow.models import tf32
 from vflow.ops import backend, native
 
 COPY_NUMBERS = 1 << 25
+MATRIX_SIZE = {"cpu": 1536, "cuda": 8192}
 
 
 def copy_bandwidth(device: str, rounds: int = 20) -> float:
@@ -29,6 +31,24 @@ def copy_bandwidth(device: str, rounds: int = 20) -> float:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return 2 * source.nbytes / statistics.median(times[2:])
+
+
+def matrix_product_rate(device: str, dtype: torch.dtype = torch.float32, rounds: int = 8) -> float:
+    """FLOP/s of a square matrix product, the best of some: what this machine can reach.
+
+    Factors of float32 are not rounded to TensorFloat-32.
+    """
+    size = MATRIX_SIZE[device]
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    out, times = torch.empty_like(a), []
+    with tf32(False):
+        for _ in range(rounds + 2):
+            start = time.perf_counter()
+            torch.mm(a, b, out=out)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times[2:])
 
 
 def describe(device: str) -> dict[str, Any]:

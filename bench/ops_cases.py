@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from tests.ops.inputs import (
     plain_actnorm_conv1x1,
@@ -35,6 +36,7 @@ BATCH = 64
 # 32x32, then at 16x16. Elements and so the cost of mixlogistic are the same in all four.
 HALVES = ((32, 16, 6), (32, 32, 3), (16, 8, 24), (16, 16, 12))
 HEADS = 4
+DROPOUT = 0.2
 PRESETS = {"vflow-cifar10": (32, 96), "vflow-4m-c6": (4, 32)}  # components, filters
 
 Call = Callable[[], Any]
@@ -72,7 +74,7 @@ class Case:
         function = {
             "eager": self.plain,
             "compile": self.plain and torch.compile(self.plain, dynamic=False),
-            "bisection": bisection_inverse,
+            "bisection": partial(bisection_inverse, squash=True),
         }.get(candidate, self.ours)
         assert function is not None
         if self.kind == "forward + backward":
@@ -123,6 +125,24 @@ def cases() -> Iterator[Case]:
             2 * numbers,
             numbers,
         )
+        yield from _directions(
+            partial(
+                features, operation="concat_elu_dropout", inputs=partial(_features, half, filters)
+            ),
+            partial(ops.concat_elu, dropout=DROPOUT),
+            plain_concat_elu_with_dropout,
+            numbers,
+            2 * numbers,
+            numbers,
+        )
+        yield from _directions(
+            partial(features, operation="dropout", inputs=partial(_features, half, filters)),
+            partial(ops.dropout, dropout=DROPOUT),
+            partial(functional.dropout, p=DROPOUT),
+            numbers,
+            numbers,
+            0,
+        )
         attention = partial(
             Case,
             operation="self_attention",
@@ -144,14 +164,20 @@ def cases() -> Iterator[Case]:
         yield actnorm(kind="inverse", bytes=4 * BATCH * 2 * x, ours=ops.actnorm_conv1x1_inverse)
 
 
-def bisection_inverse(y: Tensor, params: Tensor) -> Tensor:
+def plain_concat_elu_with_dropout(x: Tensor) -> Tensor:
+    """PyTorch's own dropout, of its own generator."""
+    return functional.dropout(plain_concat_elu(x), DROPOUT)
+
+
+def bisection_inverse(y: Tensor, params: Tensor, squash: bool = True) -> Tensor:
     """The inverse as the authors' code does it: 200 bisections in eager mode."""
     components = (params.shape[-1] - 2) // 3
     logits, means, log_scales = params[..., 2:].split(components, dim=-1)
     log_scales = log_scales.clamp_min(-7)
     log_weight, inv_scale = logits.log_softmax(-1), (-log_scales).exp()
     target = torch.sigmoid((y - params[..., 1]) * (-params[..., 0].tanh()).exp())
-    log_cdf = ((target - 0.05) / 0.9).clamp(1e-6, 1 - 1e-6).log()
+    cdf = (target - 0.05) / 0.9 if squash else target
+    log_cdf = cdf.clamp(1e-6, 1 - 1e-6).log()
     reach = 20 * log_scales.exp().sum(-1, keepdim=True)
     low, high = (means - reach).amin(-1), (means + reach).amax(-1)
     for _ in range(BISECTIONS):

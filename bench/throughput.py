@@ -1,162 +1,266 @@
-"""Images a second of whole models: a training step, sampling, the one-sample ELBO.
+"""Images a second of whole models, by configuration, in one run.
 
     python bench/throughput.py
-    python bench/throughput.py --presets vflow-4m-c6 --batch-size 16 --json bench/results/mine.json
-    python bench/throughput.py --presets vflow-4m-c6 --profile
+    python bench/throughput.py --presets vflow-cifar10 --batch-size 64 --configurations kernels bf16
+    python bench/throughput.py --presets flowpp-cifar10 --batch-size 2 --peer ../flowplusplus
+    python bench/throughput.py --presets vflow-4m-c6 --ranks 2
 
-Each preset is timed with the reference operations in eager mode and with the operations this
-machine chooses by itself, in turns within one run, so that a noisy neighbour hits both alike. The
-profile tells where the time of the latter goes.
+Configurations take turns within a round, so that a noisy neighbour hits all alike; the median
+counts. A training step is the trainer's own: noise, forward, backward, clipping, Adam, average.
+FLOPs are those of convolutions, matrix products and attention (torch.utils.flop_counter), and are
+set against a square matrix product timed in the same run. Memory is what a step needs at its peak
+above what the model and its optimiser hold.
 """
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import tyro
-from torch.profiler import ProfilerActivity, profile
-from tqdm import tqdm
+from tqdm import trange
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for `python bench/throughput.py`
 
-import vflow
-from bench.machine import describe
+from bench.chart import draw_chart
+from bench.configurations import BY_DEVICE, CONFIGURATIONS, Configuration
+from bench.flops import count_flops
+from bench.machine import copy_bandwidth, describe, matrix_product_rate
+from bench.model_profile import profiled
+from bench.peak_memory import peak_memory
+from bench.peer import load_peer, peer_training
+from bench.ranks import measure_scaling
+from bench.workloads import BISECTED, Workload, bisected_sampling, inference, training
+from vflow.console import one_line_errors
 from vflow.files import write_json
-from vflow.models import ImageFlow
-from vflow.ops import use_backend
+from vflow.models import model_config
 
-PROFILED = 12
-"""Rows of a profile."""
-BACKENDS = ("reference", "default")
+PEER = "peer"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Images a second of whole models."""
+    """Images a second of whole models, by configuration, in one run."""
 
-    presets: tuple[str, ...] = ("vflow-demo", "vflow-4m-c6")
-    """Models to time; see `vflow models`."""
-    batch_size: int = 8
-    """Images in a batch."""
+    presets: tuple[str, ...] = ()
+    """Models; by default vflow-4m-c6, on a GPU vflow-cifar10 too; see `vflow models`."""
+    batch_size: int | None = None
+    """Images a training step; by default 8, on a GPU 64."""
+    samples: int | None = None
+    """Images drawn at once; by default the batch size."""
+    configurations: tuple[str, ...] = ()
+    """Which of reference, kernels, bf16, compile, bf16+compile, graph, bf16+graph; by default what
+    suits the device."""
+    inference: bool = True
+    """Time sampling and likelihoods too."""
+    bisection: bool = False
+    """Time sampling with the authors' 200 bisections, too."""
+    recompute: bool = False
+    """Compute the blocks again in the backward pass."""
+    peer: Path | None = None
+    """Checkout of github.com/chrischute/flowplusplus, to time at the same widths."""
+    ranks: int = 1
+    """Time training in so many processes too, each with a batch of its own of that size."""
     rounds: int = 3
-    """Timed calls of each kind and backend; the median counts."""
+    """Timed calls of each; the median counts."""
     device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
     """cpu or cuda."""
     profile: bool = False
-    """Tell which operations the default backend's time goes to."""
+    """Tell what the time of a step and of sampling goes to."""
     json: Path | None = None
-    """Where to write the results."""
+    """Write the results here, and a chart beside it as PNG."""
+
+    def __post_init__(self) -> None:
+        """Check what was asked for, and choose what was left out.
+
+        Raises:
+            ValueError: If there is no such preset, configuration or device.
+        """
+        if self.device not in BY_DEVICE:
+            raise ValueError(f"device must be cpu or cuda, got {self.device!r}")
+        cuda = self.device == "cuda"
+        if cuda and not torch.cuda.is_available():
+            raise ValueError("device must be cpu where there is no CUDA, got 'cuda'")
+        presets = self.presets or (("vflow-cifar10",) if cuda else ()) + ("vflow-4m-c6",)
+        for name in presets:
+            model_config(name)
+        configurations = self.configurations or BY_DEVICE[self.device]
+        for name in configurations:
+            if name not in CONFIGURATIONS:
+                known = ", ".join(CONFIGURATIONS)
+                raise ValueError(f"configurations must name some of {known}, got {name!r}")
+            missing = CONFIGURATIONS[name].missing(self.device)
+            if missing:
+                raise ValueError(f"configurations must leave out {name} here: {missing}")
+        batch_size = self.batch_size or (64 if cuda else 8)
+        for name, value in (
+            ("presets", presets),
+            ("configurations", configurations),
+            ("batch_size", batch_size),
+            ("samples", self.samples or batch_size),
+        ):
+            object.__setattr__(self, name, value)
 
 
-def main(options: Options) -> None:
-    """Time every preset, print a table, write JSON."""
-    results = []
-    for name in options.presets:
-        result = time_model(name, options)
-        results.append(result)
-        print(f"\n{name}: {result['parameters']:,} parameters, batch {options.batch_size}")
-        print(f"  {'':10} {'reference':>12} {'default':>12} {'ratio':>7}   images/s")
-        for kind, rates in result["images_per_second"].items():
-            reference, default = (rates[backend] for backend in BACKENDS)
-            print(f"  {kind:10} {reference:12.2f} {default:12.2f} {default / reference:7.2f}")
-        for kind, rows in result.get("profile", {}).items():
-            print(f"\n  {kind}: share of the time, milliseconds, calls")
-            for row in rows:
-                text = f"{row['share']:7.1%} {row['milliseconds']:9.1f} {row['calls']:6}"
-                print(f"  {text}  {row['operation']}")
-    if options.json is not None:
-        write_json(options.json, {"machine": describe(options.device), "models": results})
-        print(f"\nwritten to {options.json}")
+def measure(preset: str, options: Options) -> dict[str, Any]:
+    """Time all configurations of a preset."""
+    assert options.batch_size is not None
+    assert options.samples is not None
+    device = torch.device(options.device)
+    chosen = [CONFIGURATIONS[name] for name in options.configurations]
+    work: list[tuple[Configuration | None, str, Workload]] = []
+    for configuration in chosen:
+        trainer = configuration.trainer(
+            preset, options.batch_size, device, recompute=options.recompute
+        )
+        work.append((configuration, configuration.name, training(trainer)))
+        if options.inference and not configuration.trains_only:
+            some = list(inference(trainer.model, options.batch_size, options.samples))
+            work += [(configuration, configuration.name, one) for one in some]
+        if options.bisection and configuration.backend == "reference":
+            bisected = bisected_sampling(trainer.model, options.samples)
+            work.append((configuration, configuration.name, bisected))
+    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    flops = _train_flops(preset, options)
+    if options.peer is not None:
+        model = load_peer(options.peer, model_config(preset))
+        step = peer_training(model, options.batch_size, options.device)
+        work.append((None, PEER, step))
 
-
-def time_model(name: str, options: Options) -> dict[str, Any]:
-    """Median images a second of one preset, by kind of call and backend."""
-    torch.manual_seed(0)
-    model = vflow.create_model(name)
-    shape = (options.batch_size, *model.data_shape)
-    images = torch.randint(0, 256, shape, dtype=torch.uint8)
-    # Data-dependent initialisation wants variety more than it wants these very images.
-    model.initialize(torch.randint(0, 256, (16, *model.data_shape), dtype=torch.uint8))
-    model, images = model.to(options.device), images.to(options.device)
-    calls = make_calls(model, images)
-    seconds: dict[str, dict[str, list[float]]] = {k: {b: [] for b in BACKENDS} for k in calls}
-    rounds = [(r, k, b) for r in range(options.rounds + 1) for k in calls for b in BACKENDS]
-    for number, kind, backend in tqdm(rounds, desc=name, leave=False):
-        chosen = use_backend("reference") if backend == "reference" else contextlib.nullcontext()
-        with chosen:
-            elapsed = stopwatch(calls[kind], options.device)
-        if number > 0:  # the first round warms up
-            seconds[kind][backend].append(elapsed)
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for way, name, one in work:  # warms up and compiles, too
+        with _operations(way):
+            if not one.once:
+                one.call()
+            row = {"configuration": name, "workload": one.name, "images": one.images, "seconds": []}
+            if one.name == "train":
+                row["flops"] = count_flops(one.call) if way is None else flops
+                row["peak_bytes"] = peak_memory(one.call, options.device)
+        rows[name, one.name] = row
+    rates = []
+    for number in trange(options.rounds, desc=preset, leave=False):
+        rates.append(matrix_product_rate(options.device))
+        for way, name, one in work:
+            if number > 0 and one.once:
+                continue
+            with _operations(way):
+                rows[name, one.name]["seconds"].append(stopwatch(one, options.device))
     result = {
-        "preset": name,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "preset": preset,
+        "parameters": parameters,
         "batch_size": options.batch_size,
-        "images_per_second": {
-            kind: {b: options.batch_size / statistics.median(times[b]) for b in BACKENDS}
-            for kind, times in seconds.items()
-        },
+        "recompute": options.recompute,
+        "matrix_product_flops_per_second": statistics.median(rates),
+        "rows": [_finish(row, statistics.median(rates)) for row in rows.values()],
     }
     if options.profile:
         result["profile"] = {
-            kind: profiled(calls[kind], options.device) for kind in ("train", "sample")
+            one.name: profiled(one.call, options.device)
+            for _, name, one in work
+            if name == "kernels" and one.name in ("train", "sample")
         }
     return result
 
 
-def make_calls(model: ImageFlow, images: torch.Tensor) -> dict[str, Callable[[], Any]]:
-    """What is timed."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5, fused=True)
-
-    def train() -> None:
-        model.train()
-        (-model(images).mean() / model.dims).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return {
-        "train": train,
-        "sample": lambda: model.sample(len(images)),
-        "elbo": lambda: model.bits_per_dim(images),
-    }
+def _operations(configuration: Configuration | None) -> Any:
+    return (configuration or CONFIGURATIONS["kernels"]).operations()
 
 
-def stopwatch(call: Callable[[], Any], device: str) -> float:
+def _train_flops(preset: str, options: Options) -> int:
+    """FLOPs of a step, from one image pair: they grow with the batch, and eager ones are seen."""
+    device = torch.device(options.device)
+    assert options.batch_size is not None
+    trainer = CONFIGURATIONS["kernels"].trainer(preset, 2, device)
+    return count_flops(training(trainer).call) * options.batch_size // 2
+
+
+def stopwatch(work: Workload, device: str) -> float:
     """Seconds that a call takes, the GPU's work included."""
     start = time.perf_counter()
-    call()
+    work.call()
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
-def profiled(call: Callable[[], Any], device: str) -> list[dict[str, Any]]:
-    """The operations with the most time of their own in one call, as PyTorch's profiler saw it."""
-    activities = [ProfilerActivity.CPU]
-    if device == "cuda":
-        activities.append(ProfilerActivity.CUDA)
-    with profile(activities=activities) as profiler:
-        stopwatch(call, device)
-    own = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
-    events = sorted(profiler.key_averages(), key=lambda e: getattr(e, own), reverse=True)
-    total = sum(getattr(event, own) for event in events)
-    return [
-        {
-            "operation": event.key,
-            "share": getattr(event, own) / total,
-            "milliseconds": getattr(event, own) / 1e3,
-            "calls": event.count,
-        }
-        for event in events[:PROFILED]
-    ]
+def _finish(row: dict[str, Any], product_rate: float) -> dict[str, Any]:
+    seconds = statistics.median(row["seconds"])
+    row["images_per_second"] = row["images"] / seconds
+    if "flops" in row:
+        row["flops_per_second"] = row["flops"] / seconds
+        row["fraction_of_matrix_product"] = row["flops_per_second"] / product_rate
+    return row
+
+
+def print_table(result: dict[str, Any]) -> None:
+    """Print a block for each workload."""
+    again = ", recomputing" if result["recompute"] else ""
+    rate = result["matrix_product_flops_per_second"]
+    print(
+        f"\n{result['preset']}: {result['parameters']:,} parameters, batch "
+        f"{result['batch_size']}{again}; float32 matrix product {rate / 1e9:.0f} GFLOP/s"
+    )
+    rows = result["rows"]
+    for workload in dict.fromkeys(row["workload"] for row in rows):
+        mine = [row for row in rows if row["workload"] == workload]
+        if workload == BISECTED:
+            continue  # with sampling, below
+        mine += [row for row in rows if workload == "sample" and row["workload"] == BISECTED]
+        print(f"  {workload}, {mine[0]['images']} images")
+        first = mine[0]["images_per_second"]
+        for row in mine:
+            name = row["configuration"] + (", bisecting" if row["workload"] == BISECTED else "")
+            line = f"    {name:22} {row['images_per_second']:9.3f} images/s"
+            line += f" {row['images_per_second'] / first:6.2f} x"
+            if "flops" in row:
+                line += (
+                    f" {row['flops'] / 1e9:8.1f} GFLOP {row['flops_per_second'] / 1e9:7.1f} GFLOP/s"
+                )
+                line += f" {row['fraction_of_matrix_product']:6.1%}"
+                if row["peak_bytes"] is not None:
+                    line += f"  peak {row['peak_bytes'] / 2**20:8.0f} MiB"
+            print(line)
+    for kind, entries in result.get("profile", {}).items():
+        print(f"\n  {kind}: share of the time, milliseconds, calls")
+        for entry in entries:
+            numbers = f"{entry['share']:7.1%} {entry['milliseconds']:9.1f} {entry['calls']:6}"
+            print(f"  {numbers}  {entry['operation']}")
+
+
+@one_line_errors
+def main() -> None:
+    """Time every preset, print a table, write JSON and a chart."""
+    options = tyro.cli(Options, prog="bench/throughput.py", description=__doc__)
+    began = time.monotonic()
+    results = []
+    for preset in options.presets:
+        result = measure(preset, options)
+        print_table(result)
+        if options.ranks > 1:
+            assert options.batch_size is not None
+            result["scaling"] = scaling = measure_scaling(
+                preset, options.batch_size, options.ranks, options.device, options.rounds
+            )
+            print(
+                f"  {options.ranks} ranks: {scaling['images_per_second']:.3f} images/s, one rank "
+                f"{scaling['one_rank_images_per_second']:.3f}; efficiency "
+                f"{scaling['efficiency']:.1%} ({scaling['threads']} threads a rank)"
+            )
+        results.append(result)
+    print(f"\n{time.monotonic() - began:.0f} s")
+    if options.json is not None:
+        machine = describe(options.device)
+        machine["copy_gigabytes_per_second"] = copy_bandwidth(options.device) / 1e9
+        write_json(options.json, {"machine": machine, "models": results})
+        chart = options.json.with_suffix(".png")
+        draw_chart(results, machine, chart)
+        print(f"written to {options.json} and {chart}")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main()

@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-#define VFLOW_ABI_VERSION 2
+#define VFLOW_ABI_VERSION 3
 
 #if defined(_WIN32)
 #define VFLOW_API extern "C" __declspec(dllexport)
@@ -34,8 +34,9 @@ enum vflow_error {
   VFLOW_ERROR_ROWS = 8,        // a row length that does not divide the array, or a negative stride
   VFLOW_ERROR_FLAG = 9,        // neither 0 nor 1
   VFLOW_ERROR_CHANNELS = 10,   // fewer than one channel or head
-  VFLOW_ERROR_WORKSPACE = 11,  // fewer bytes than the workspace function asks for, or not aligned to 16
-  VFLOW_ERROR_TOO_MANY_CHANNELS = 12,
+  VFLOW_ERROR_DROPOUT = 11,    // a probability of dropout that is not within [0, 1)
+  VFLOW_ERROR_WORKSPACE = 12,  // fewer bytes than the workspace function asks for, or not aligned to 16
+  VFLOW_ERROR_TOO_MANY_CHANNELS = 13,
   VFLOW_ERROR_CUDA = 10000,  // plus the code of cudaError_t
 };
 
@@ -114,6 +115,21 @@ VFLOW_API int vflow_cpu_concat_elu(int dtype, const void* x, void* y, int64_t ro
 // Its gradient, for grad [rows, 2 channels] -> grad_x [rows, channels].
 VFLOW_API int vflow_cpu_concat_elu_backward(int dtype, const void* grad, const void* x, void* grad_x,
                                             int64_t rows, int64_t channels, int threads);
+
+// The same with dropout of y: element (r, c) of y, taken as [2 rows, channels], becomes 0 where word r % 4 of
+// Philox4x32-10 is below floor(dropout 2^32) and is divided by 1 - dropout elsewhere. The counter is
+// r / 4 * channels + c; the key is the two words of 32 bits that seed [2] holds.
+VFLOW_API int vflow_cpu_concat_elu_dropout(int dtype, const void* x, const int64_t* seed, void* y,
+                                           int64_t rows, int64_t channels, double dropout, int threads);
+
+// Its gradient.
+VFLOW_API int vflow_cpu_concat_elu_dropout_backward(int dtype, const void* grad, const void* x,
+                                                    const int64_t* seed, void* grad_x, int64_t rows,
+                                                    int64_t channels, double dropout, int threads);
+
+// Dropout of x [rows, channels] by the same rule -> y like x. It is its own gradient.
+VFLOW_API int vflow_cpu_dropout(int dtype, const void* x, const int64_t* seed, void* y, int64_t rows,
+                                int64_t channels, double dropout, int threads);
 
 // Self-attention over all positions of qkv [batch, positions, 3, heads, width] -> output
 // [batch, positions, heads, width] and real log_total [batch, heads, positions], the logarithm of the

@@ -20,6 +20,21 @@ _TILE, _WARPS = 1024, 4
 
 
 @triton.jit
+def halves_of(x):
+    """elu(x) and elu(-x)."""
+    below = expm1_of_negative(-tl.abs(x))
+    return tl.where(x > 0, x, below), tl.where(x > 0, below, -x)
+
+
+@triton.jit
+def gradient_of(x, same, opposite):
+    """The gradient of x, for those of its two halves."""
+    # The derivative is 1 on the positive side of each half and exp(-|x|) on its negative one.
+    slope = exp(-tl.abs(x))
+    return tl.where(x > 0, same - opposite * slope, same * slope - opposite)
+
+
+@triton.jit
 def _forward_kernel(
     x, y, rows, C: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, REAL: tl.constexpr
 ):
@@ -27,13 +42,12 @@ def _forward_kernel(
     i = tl.arange(0, TILE)
     row = i // C
     live = (i < ROWS * C) & (first + row < rows)
-    x_i = tl.load(x + first * C + i, mask=live, other=0.0).to(REAL)
-    below = expm1_of_negative(-tl.abs(x_i))
+    same, opposite = halves_of(tl.load(x + first * C + i, mask=live, other=0.0).to(REAL))
     y += first * (2 * C)
     out = i + row * C  # row * 2C + channel
     stored: tl.constexpr = y.dtype.element_ty
-    tl.store(y + out, tl.where(x_i > 0, x_i, below).to(stored), mask=live)
-    tl.store(y + C + out, tl.where(x_i > 0, below, -x_i).to(stored), mask=live)
+    tl.store(y + out, same.to(stored), mask=live)
+    tl.store(y + C + out, opposite.to(stored), mask=live)
 
 
 @triton.jit
@@ -55,9 +69,7 @@ def _backward_kernel(
     grad += first * (2 * C)
     same = tl.load(grad + i + row * C, mask=live, other=0.0).to(REAL)
     opposite = tl.load(grad + C + i + row * C, mask=live, other=0.0).to(REAL)
-    # The derivative is 1 on the positive side of each half and exp(-|x|) on its negative one.
-    slope = exp(-tl.abs(x_i))
-    gradient = tl.where(x_i > 0, same - opposite * slope, same * slope - opposite)
+    gradient = gradient_of(x_i, same, opposite)
     tl.store(grad_x + first * C + i, gradient.to(grad_x.dtype.element_ty), mask=live)
 
 

@@ -31,6 +31,8 @@ from vflow.kernels import (
     actnorm_conv1x1,
     actnorm_conv1x1_backward,
     concat_elu,
+    concat_elu_dropout,
+    dropout,
     gated_residual_norm,
     mixlogistic,
     mixlogistic_inverse,
@@ -110,9 +112,17 @@ def _network_cases(dtype_name: str, dtype: torch.dtype) -> Iterator[tuple[str, C
     for features in (32, 56, 96, 112):
         x, weight = torch.empty(2, 32, 16, features, dtype=dtype), torch.empty(features)
         ab = torch.empty(2, 32, 16, 2 * features, dtype=dtype)
+        mask = torch.empty(2, dtype=torch.int64), 0.2
         for name, launch, args in (
             ("concat_elu", concat_elu.concat_elu, (x,)),
             ("concat_elu_backward", concat_elu.concat_elu_backward, (ab, x)),
+            ("concat_elu_dropout", concat_elu_dropout.concat_elu_dropout, (x, *mask)),
+            (
+                "concat_elu_dropout_backward",
+                concat_elu_dropout.concat_elu_dropout_backward,
+                (ab, x, *mask),
+            ),
+            ("dropout", dropout.dropout, (x, *mask)),
             (
                 "gated_residual_norm",
                 gated_residual_norm.gated_residual_norm,

@@ -29,6 +29,8 @@ inline const char* message_of(int error) {
       return "a flag must be 0 or 1";
     case VFLOW_ERROR_CHANNELS:
       return "channels and heads must be at least 1";
+    case VFLOW_ERROR_DROPOUT:
+      return "dropout must be in [0, 1)";
     case VFLOW_ERROR_WORKSPACE:
       return "the workspace is too small, or not on a multiple of 16 bytes";
     case VFLOW_ERROR_TOO_MANY_CHANNELS:

@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include "arrays.h"
+#include "dropout_rule.h"
 #include "target.h"
 
 namespace vflow {
@@ -13,10 +14,12 @@ struct ConcatEluArrays {
   const void* grad;  // [rows, 2 channels], of the gradient alone
   void* output;      // y [rows, 2 channels]; grad x [rows, channels] of the gradient
   int64_t channels;
-  bool stream;  // whether the output is to go around the caches
+  const DropoutRule* dropout;  // null without dropout
+  bool stream;                 // whether the output is to go around the caches
 };
 
 struct ConcatEluKernels {
+  // With dropout, `first` is even.
   using Run = void (*)(const ConcatEluArrays&, int64_t first, int64_t rows);
   Run forward[kDtypes], backward[kDtypes];
 };

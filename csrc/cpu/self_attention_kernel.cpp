@@ -20,9 +20,20 @@ constexpr int64_t padded(int64_t positions) {
   return (positions + step - 1) / step * step;
 }
 
+// A head of at most this many numbers fills half a vector; vectors of that size then take its rows.
+template <class S>
+constexpr int64_t kHalf = VFLOW_VECTOR_BYTES > 16 ? kLanes<S> / 2 : 0;
+
+// `width` rounded up to whole vectors, or to a half of one.
+template <class S>
+constexpr int64_t wide_row(int64_t width) {
+  if (width <= kHalf<S>) return kHalf<S>;
+  return (width + kLanes<S> - 1) / kLanes<S> * kLanes<S>;
+}
+
 static int64_t scratch_bytes(int64_t positions, int64_t width) {
   const int64_t rows = padded<float>(positions);
-  return (4 * rows * width + 2 * rows) * 8 + 5 * width * VFLOW_VECTOR_BYTES;
+  return (rows * (4 * width + 2 * wide_row<float>(width) + 2)) * 8 + 5 * width * VFLOW_VECTOR_BYTES;
 }
 
 // Where a head keeps its things, from the scratch on.
@@ -30,6 +41,7 @@ template <class S>
 struct Room {
   Vector<S>*columns[2], *sums[2], *rows;  // [width] each; kLanes rows [width]
   Number<S>*q, *k, *v, *grad;             // [positions, width], packed
+  Number<S>*wide_k, *grad_q;              // [positions, wide_row]
   Number<S>*log_total, *along;            // [positions]
 
   Room(void* scratch, int64_t positions, int64_t width) {
@@ -40,7 +52,9 @@ struct Room {
     const int64_t size = padded<S>(positions) * width;
     q = reinterpret_cast<Number<S>*>(vectors + 5 * width);
     k = q + size, v = k + size, grad = v + size;
-    log_total = grad + size, along = log_total + padded<S>(positions);
+    const int64_t wide = padded<S>(positions) * wide_row<S>(width);
+    wide_k = grad + size, grad_q = wide_k + wide;
+    log_total = grad_q + wide, along = log_total + padded<S>(positions);
   }
 };
 
@@ -51,6 +65,15 @@ VFLOW_INLINE void pack(const S* from, int64_t positions, int64_t stride, int64_t
   for (int64_t i = 0; i < positions; ++i)
     for (int64_t j = 0; j < width; ++j) to[i * width + j] = widen(from[i * stride + j]) * factor;
   for (int64_t i = positions * width; i < padded<S>(positions) * width; ++i) to[i] = 0;
+}
+
+// Packed rows -> rows of whole vectors, zero beyond.
+template <class S>
+VFLOW_INLINE void pad(const Number<S>* from, int64_t positions, int64_t width, Number<S>* to) {
+  const int64_t wide = wide_row<S>(width);
+  memset(to, 0, static_cast<size_t>(padded<S>(positions) * wide) * sizeof(Number<S>));
+  for (int64_t i = 0; i < positions; ++i)
+    memcpy(to + i * wide, from + i * width, static_cast<size_t>(width) * sizeof(Number<S>));
 }
 
 // Columns -> the first `count` rows, `stride` apart, times `factor`.
@@ -84,6 +107,25 @@ VFLOW_INLINE void accumulate(const V (&weights)[kRows], const C* rows, int64_t w
       odd += weights[r + 1] * rows[(r + 1) * width + j];
     }
     sums[j] = even + odd;
+  }
+}
+
+// Row r of `rows` += the rows of `lane_rows`, one for each lane, times the lanes of weights[r]; W is a
+// vector, or half of one.
+template <class W, class C, class V>
+VFLOW_INLINE void accumulate_rows(const V (&weights)[kRows], const C* lane_rows, int64_t wide, C* rows) {
+  constexpr int64_t lanes = sizeof(V) / sizeof(C), step = sizeof(W) / sizeof(C);
+  C numbers[kRows][lanes];
+  memcpy(numbers, weights, sizeof(numbers));
+  for (int64_t j = 0; j < wide; j += step) {
+    W sums[kRows];
+    for (int64_t r = 0; r < kRows; ++r) memcpy(&sums[r], rows + r * wide + j, sizeof(W));
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      W row;
+      memcpy(&row, lane_rows + lane * wide + j, sizeof(W));
+      for (int64_t r = 0; r < kRows; ++r) sums[r] += numbers[r][lane] * row;
+    }
+    for (int64_t r = 0; r < kRows; ++r) memcpy(rows + r * wide + j, &sums[r], sizeof(W));
   }
 }
 
@@ -160,16 +202,20 @@ void forward_run(const SelfAttentionArrays& arrays, int64_t image, int64_t head_
 }
 
 // With P the softmax and g the gradient of the output: dV = P^T g, dP = g V^T, dS = P (dP - rowsum(g O)),
-// dQ = dS K scale, dK = dS^T Q scale. `along` is rowsum(g O), less the gradient of log_total.
-template <class S>
-void backward_run(const SelfAttentionArrays& arrays, int64_t image, int64_t head_index, void* scratch) {
+// dQ = dS K scale, dK = dS^T Q scale. `along` is rowsum(g O), less the gradient of log_total. W takes the
+// rows of dQ.
+template <class W, class S>
+VFLOW_INLINE void backward_of_head(const SelfAttentionArrays& arrays, int64_t image, int64_t head_index,
+                                   void* scratch) {
   using V = Vector<S>;
   using C = Number<S>;
-  const int64_t positions = arrays.positions, width = arrays.width;
+  const int64_t positions = arrays.positions, width = arrays.width, wide = wide_row<S>(width);
   const Room<S> room(scratch, positions, width);
   const Head<S> head(arrays, image, head_index);
   pack_inputs(head, positions, width, room);
   pack(static_cast<const S*>(arrays.grad) + head.first, positions, head.stride, width, C{1}, room.grad);
+  pad<S>(room.k, positions, width, room.wide_k);
+  memset(room.grad_q, 0, static_cast<size_t>(padded<S>(positions) * wide) * sizeof(C));
   const S* output = static_cast<const S*>(arrays.output) + head.first;
   for (int64_t i = 0; i < padded<S>(positions); ++i) {
     const bool inside = i < positions;
@@ -181,44 +227,44 @@ void backward_run(const SelfAttentionArrays& arrays, int64_t image, int64_t head
   }
   S* grad_q = static_cast<S*>(arrays.grad_qkv) + head.packed_first(arrays, image, head_index);
   S *grad_k = grad_q + head.stride, *grad_v = grad_k + head.stride;
-  V *first = room.columns[0], *second = room.columns[1], *sums = room.sums[0], *more_sums = room.sums[1];
-  const V one = splat<V>(1), scale = V{} + scale_of<S>(width);
-  for (int64_t lane0 = 0; lane0 < positions; lane0 += kLanes<S>) {
-    const int64_t count = positions - lane0 < kLanes<S> ? positions - lane0 : kLanes<S>;
-    // The gradient of these queries, over all keys.
-    load_columns<C>(room.q + lane0 * width, width, first);
-    load_columns<C>(room.grad + lane0 * width, width, second);
-    for (int64_t j = 0; j < width; ++j) sums[j] = V{};
-    const V log_total = load(static_cast<const C*>(room.log_total) + lane0);
-    const V along = load(static_cast<const C*>(room.along) + lane0);
-    for (int64_t key = 0; key < positions; key += kRows) {
-      V weights[kRows], gradients[kRows];
-      multiply(first, room.k + key * width, width, weights);
-      multiply(second, room.v + key * width, width, gradients);
-      for (int64_t r = 0; r < kRows; ++r)
-        gradients[r] = exp_bounded(weights[r] - log_total) * (gradients[r] - along);
-      for (int64_t r = positions - key; r < kRows; ++r) gradients[r] = V{};
-      accumulate(gradients, room.k + key * width, width, sums);
-    }
-    unpack<S>(sums, scale, count, head.packed_stride, width, room, grad_q + lane0 * head.packed_stride);
-    // The gradients of these keys and their values, over all queries.
-    load_columns<C>(room.k + lane0 * width, width, first);
-    load_columns<C>(room.v + lane0 * width, width, second);
-    for (int64_t j = 0; j < width; ++j) sums[j] = more_sums[j] = V{};
+  V *k = room.columns[0], *v = room.columns[1], *k_sums = room.sums[0], *v_sums = room.sums[1];
+  const V one = splat<V>(1);
+  for (int64_t key = 0; key < positions; key += kLanes<S>) {
+    const int64_t count = positions - key < kLanes<S> ? positions - key : kLanes<S>;
+    load_columns<C>(room.k + key * width, width, k);
+    load_columns<C>(room.v + key * width, width, v);
+    for (int64_t j = 0; j < width; ++j) k_sums[j] = v_sums[j] = V{};
     for (int64_t query = 0; query < positions; query += kRows) {
       V weights[kRows], gradients[kRows];
-      multiply(first, room.q + query * width, width, weights);
-      multiply(second, room.grad + query * width, width, gradients);
+      multiply(k, room.q + query * width, width, weights);
+      multiply(v, room.grad + query * width, width, gradients);
       for (int64_t r = 0; r < kRows; ++r) {
         weights[r] = exp_bounded(weights[r] - room.log_total[query + r]);
         gradients[r] = weights[r] * (gradients[r] - room.along[query + r]);
       }
-      accumulate(weights, room.grad + query * width, width, more_sums);
-      accumulate(gradients, room.q + query * width, width, sums);
+      accumulate(weights, room.grad + query * width, width, v_sums);
+      accumulate(gradients, room.q + query * width, width, k_sums);
+      // Lanes beyond the last key hold anything, perhaps an infinity, which zeros of k would make a NaN.
+      for (int64_t lane = count; lane < kLanes<S>; ++lane)
+        for (int64_t r = 0; r < kRows; ++r) gradients[r][lane] = 0;
+      accumulate_rows<W>(gradients, room.wide_k + key * wide, wide, room.grad_q + query * wide);
     }
-    unpack<S>(sums, one, count, head.packed_stride, width, room, grad_k + lane0 * head.packed_stride);
-    unpack<S>(more_sums, one, count, head.packed_stride, width, room, grad_v + lane0 * head.packed_stride);
+    unpack<S>(k_sums, one, count, head.packed_stride, width, room, grad_k + key * head.packed_stride);
+    unpack<S>(v_sums, one, count, head.packed_stride, width, room, grad_v + key * head.packed_stride);
   }
+  const C scale = scale_of<S>(width);
+  for (int64_t i = 0; i < positions; ++i)
+    for (int64_t j = 0; j < width; ++j)
+      narrow(room.grad_q[i * wide + j] * scale, grad_q + i * head.packed_stride + j);
+}
+
+template <class S>
+void backward_run(const SelfAttentionArrays& arrays, int64_t image, int64_t head, void* scratch) {
+  typedef Number<S> Half __attribute__((vector_size(VFLOW_VECTOR_BYTES / 2)));
+  if (arrays.width <= kHalf<S>)
+    backward_of_head<Half, S>(arrays, image, head, scratch);
+  else
+    backward_of_head<Vector<S>, S>(arrays, image, head, scratch);
 }
 
 const SelfAttentionKernels& self_attention_kernels() {

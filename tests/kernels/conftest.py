@@ -27,6 +27,8 @@ MODULES = (
     "actnorm_conv1x1_backward",
     "gated_residual_norm",
     "concat_elu",
+    "concat_elu_dropout",
+    "dropout",
     "reduction",
 )
 

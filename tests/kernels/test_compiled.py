@@ -21,6 +21,9 @@ LAUNCHES = (
     "gated_residual_norm_backward F=96 f32",
     "concat_elu F=96 f32",
     "concat_elu_backward F=96 bf16",
+    "concat_elu_dropout F=96 f32",
+    "concat_elu_dropout_backward F=96 bf16",
+    "dropout F=96 bf16",
 )
 REPORT = """
 import dataclasses, json, sys
@@ -56,7 +59,7 @@ def test_nothing_spills(usages):
         assert 16 <= usage["registers"] < 255, usage
 
 
-@pytest.mark.parametrize("launch", ["gated_residual_norm", "concat_elu"])
+@pytest.mark.parametrize("launch", ["gated_residual_norm", "concat_elu", "dropout"])
 def test_rows_are_read_and_written_16_bytes_at_a_time(usages, launch):
     """But for the weights of a norm, which all rows share."""
     for usage in usages:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from vflow import ops
+from vflow.ops.concat_elu import _concat_elu_dropout
+from vflow.ops.dropout import _dropout
+from vflow.ops.reference.dropout import dropout_factors
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -20,6 +23,7 @@ class Case(NamedTuple):
     function: Callable
     make: Callable[[int, torch.dtype], tuple[Tensor, ...]]  # (batch, dtype) -> inputs
     plain: Callable | None = None  # the same by its definition, differentiated by autograd
+    extra: tuple[Any, ...] = ()  # what the operator takes after these inputs
 
 
 def mixture_inputs(
@@ -89,6 +93,29 @@ def plain_concat_elu(x: Tensor) -> Tensor:
     return functional.elu(torch.cat([x, -x], dim=-1))
 
 
+SEED = torch.tensor([0x9E3779B9, 0xF0000001])
+DROPOUT = 0.3
+
+
+def dropout_of_a_seed(x: Tensor) -> Tensor:
+    """`dropout`, which draws its seed, with one that is given."""
+    return _dropout(x, SEED.to(x.device), DROPOUT)
+
+
+def plain_dropout(x: Tensor) -> Tensor:
+    return x * dropout_factors(x, SEED.to(x.device), DROPOUT)
+
+
+def concat_elu_dropout_of_a_seed(x: Tensor) -> Tensor:
+    """`concat_elu` with dropout, which draws its seed, with one that is given."""
+    return _concat_elu_dropout(x, SEED.to(x.device), DROPOUT)
+
+
+def plain_concat_elu_dropout(x: Tensor) -> Tensor:
+    halves = plain_concat_elu(x).unflatten(-1, (2, x.shape[-1]))
+    return plain_dropout(halves).flatten(-2)
+
+
 def plain_self_attention(qkv: Tensor) -> Tensor:
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
@@ -112,6 +139,18 @@ DIFFERENTIABLE = {
     "gated_residual_norm": Case(ops.gated_residual_norm, gated_inputs, plain_gated_residual_norm),
     "concat_elu": Case(
         ops.concat_elu, lambda b, d: (torch.randn(b, 3, 4).to(d),), plain_concat_elu
+    ),
+    "concat_elu_dropout": Case(
+        concat_elu_dropout_of_a_seed,
+        lambda b, d: (torch.randn(b, 3, 4).to(d),),
+        plain_concat_elu_dropout,
+        extra=(SEED, DROPOUT),
+    ),
+    "dropout": Case(
+        dropout_of_a_seed,
+        lambda b, d: (torch.randn(b, 3, 5).to(d),),
+        plain_dropout,
+        extra=(SEED, DROPOUT),
     ),
     "self_attention": Case(
         ops.self_attention, lambda b, d: (torch.randn(b, 6, 3, 2, 5).to(d),), plain_self_attention

@@ -40,15 +40,16 @@ def test_gradcheck(name, door, backend):
         if door == "eager":
             assert torch.autograd.gradcheck(case.function, inputs)
         else:
-            assert torch.autograd.gradcheck(lambda *t: operator(*t, backend), inputs)
+            assert torch.autograd.gradcheck(lambda *t: operator(*t, *case.extra, backend), inputs)
 
 
 @pytest.mark.parametrize(("name", "backend"), with_backends(ALL))
 def test_opcheck(name, backend):
-    inputs = ALL[name].make(2, torch.float32)
+    case = ALL[name]
+    inputs = case.make(2, torch.float32)
     if name in DIFFERENTIABLE:
         inputs = tuple(t.requires_grad_() for t in inputs)
-    report = torch.library.opcheck(operator_of(name), (*inputs, backend))
+    report = torch.library.opcheck(operator_of(name), (*inputs, *case.extra, backend))
     assert set(report.values()) == {"SUCCESS"}
 
 

@@ -137,7 +137,7 @@ def test_broken_torchrun_environment(run_main, monkeypatch):
         ({"compile": "yes"}, "compile must be True or False, got 'yes'"),
         ({"batch_size": True}, "batch_size must be an integer of at least 2, got True"),
         ({"batch_size": 8.0}, "batch_size must be an integer of at least 2, got 8.0"),
-        ({"precision": "fp64"}, "precision must be one of fp32, bf16, got 'fp64'"),
+        ({"precision": "fp64"}, "precision must be one of fp32, tf32, bf16, got 'fp64'"),
         ({"out": ""}, "out must be a path, got ''"),
         ({"out": 3}, "out must be a path, got 3"),
         ({"data": None}, "data must be the name of a data set, got None"),

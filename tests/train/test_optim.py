@@ -13,14 +13,13 @@ from vflow.train.optim import (
     MAX_SKIPS_IN_A_ROW,
     Ema,
     SkipGuard,
-    adam_tensors,
     learning_rate,
-    load_adam_tensors,
-    make_adam,
+    make_optimizer,
 )
 
 PAPER = OptimConfig()
 CPU = torch.device("cpu")
+GO = torch.tensor(0.0)
 
 
 @pytest.mark.parametrize(
@@ -51,31 +50,27 @@ def _net() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
 
 
-def _step(net: nn.Module, optimizer, skip=None) -> None:
+def _step(net: nn.Module, optimizer, skip=GO) -> None:
     optimizer.zero_grad()
     net(torch.randn(5, 3, generator=torch.Generator().manual_seed(1))).square().mean().backward()
-    if skip is not None:
-        optimizer.found_inf = skip
-    optimizer.step()
+    optimizer.step(skip)
 
 
-def test_skipped_step_changes_nothing_even_with_nan_gradients():
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_skipped_step_changes_nothing_even_with_nan_gradients(name):
     net = _net()
-    optimizer, ema, guard = make_adam(net.parameters(), PAPER), Ema(net, 0.9), SkipGuard(CPU)
+    optimizer, ema, guard = make_optimizer(name, net, PAPER), Ema(net, 0.9), SkipGuard(CPU)
     for _ in range(3):
         good = guard.judge(torch.tensor(1.0), torch.tensor(1.0))
         _step(net, optimizer, good)
         ema.update_parameters(net, good)
-    before = copy.deepcopy(
-        [net.state_dict(), ema.module.state_dict(), adam_tensors(net, optimizer)]
-    )
+    before = copy.deepcopy([net.state_dict(), ema.module.state_dict(), optimizer.tensors()])
     skip = guard.judge(torch.tensor(math.nan), torch.tensor(1.0))
     for parameter in net.parameters():
         parameter.grad = torch.full_like(parameter, math.nan)
-    optimizer.found_inf = skip
-    optimizer.step()
+    optimizer.step(skip)
     ema.update_parameters(net, skip)
-    after = [net.state_dict(), ema.module.state_dict(), adam_tensors(net, optimizer)]
+    after = [net.state_dict(), ema.module.state_dict(), optimizer.tensors()]
     for old, new in zip(before, after, strict=True):
         assert old.keys() == new.keys()
         for name in old:
@@ -107,7 +102,7 @@ def test_ema_follows_torchs():
     net = _net()
     ours, theirs = Ema(net, 0.9), AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     theirs.n_averaged += 1  # ours begins with the parameters it is made with, as the formula says
-    optimizer = make_adam(net.parameters(), PAPER)
+    optimizer = make_optimizer("adam", net, PAPER)
     for _ in range(20):
         _step(net, optimizer)
         ours.update_parameters(net, torch.tensor(0.0))
@@ -117,15 +112,52 @@ def test_ema_follows_torchs():
     assert not any(p.requires_grad for p in ours.parameters())
 
 
-def test_adam_tensors_put_back_give_the_same_next_step():
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_tensors_put_back_give_the_same_next_step(name):
     net = _net()
-    optimizer = make_adam(net.parameters(), PAPER)
+    optimizer = make_optimizer(name, net, PAPER)
     for _ in range(3):
         _step(net, optimizer)
     twin = copy.deepcopy(net)
-    restored = make_adam(twin.parameters(), PAPER)
-    load_adam_tensors(twin, restored, copy.deepcopy(adam_tensors(net, optimizer)))
+    restored = make_optimizer(name, twin, PAPER)
+    restored.load_tensors(copy.deepcopy(optimizer.tensors()))
     _step(net, optimizer)
     _step(twin, restored)
     for a, b in zip(net.parameters(), twin.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_only_adamw_decays_weights():
+    decays = []
+    for name in ("adam", "adamw"):
+        net = _net()
+        before = copy.deepcopy(net.state_dict())
+        optimizer = make_optimizer(name, net, OptimConfig(lr=0.1, weight_decay=0.5))
+        for parameter in net.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step(GO)
+        decays.append(
+            [(net.state_dict()[key] / value).mean().item() for key, value in before.items()]
+        )
+    assert decays[1] == pytest.approx([0.95] * len(decays[1]))
+    assert decays[0] != pytest.approx(decays[1])
+
+
+def test_weight_decay_without_adamw_is_refused(make_config):
+    with pytest.raises(
+        ValueError, match=r"optim.weight_decay must be 0 unless .* got 0.1 with 'adam'"
+    ):
+        make_config(optim=OptimConfig(weight_decay=0.1))
+    make_config(optim=OptimConfig(weight_decay=0.1), optimizer="adamw")
+
+
+def test_learning_rate_reaches_the_update():
+    steps = []
+    for lr in (1e-3, 2e-3):
+        net = _net()
+        before = net[0].weight.detach().clone()
+        optimizer = make_optimizer("adam", net, PAPER)
+        optimizer.set_learning_rate(lr)
+        _step(net, optimizer)
+        steps.append(net[0].weight.detach() - before)
+    torch.testing.assert_close(steps[1], 2 * steps[0], rtol=1e-4, atol=1e-7)

@@ -20,6 +20,7 @@ from vflow.models.presets import (
 )
 from vflow.models.pretrained import locate, read_config
 from vflow.models.residual_flow import ResidualFlow, ResidualFlowConfig
+from vflow.models.tf32 import tf32
 from vflow.models.vector_vflow import VectorVFlow, VectorVFlowConfig
 from vflow.models.vflow import VFlow
 
@@ -41,6 +42,7 @@ __all__ = [
     "list_models",
     "load_model",
     "model_config",
+    "tf32",
 ]
 
 VectorModel: TypeAlias = Glow | ResidualFlow | VectorVFlow

@@ -317,6 +317,12 @@ class ImageFlow(Pretrained, nn.Module):
             if isinstance(module, Trunk | ContextNetwork):
                 module.compute_dtype = PRECISIONS[precision]
 
+    def set_recompute(self, recompute: bool) -> None:
+        """Say whether the backward pass computes the couplings' blocks again, to spare memory."""
+        for module in self.modules():
+            if isinstance(module, Trunk):
+                module.recompute = recompute
+
     # Checks and odds and ends
 
     @property

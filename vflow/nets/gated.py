@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vflow.nets.layers import Conv3x3, Pointwise
-from vflow.ops import concat_elu, gated_residual_norm, self_attention
+from vflow.ops import concat_elu, dropout, gated_residual_norm, self_attention
 
 GATE_INIT_SCALE = 0.1
 
@@ -47,8 +46,7 @@ class GatedConv(nn.Module):
         hidden = self.conv1(concat_elu(x))
         if self.project is not None:
             hidden = hidden + self.project(context)
-        hidden = F.dropout(concat_elu(hidden), self.dropout, self.training)
-        return self.conv2(hidden)
+        return self.conv2(concat_elu(hidden, self.dropout if self.training else 0.0))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """x [B, H, W, F] -> x + a * sigmoid(b) [B, H, W, F]."""
@@ -77,7 +75,7 @@ class GatedAttention(nn.Module):
         # [B, H, W, 3F] -> [B, HW, 3, heads, F / heads] -> [B, HW, heads, F / heads]
         heads = self_attention(qkv.flatten(1, 2).unflatten(-1, (3, self.heads, -1)))
         heads = heads.reshape(x.shape)
-        return self.out(F.dropout(heads, self.dropout, self.training))
+        return self.out(dropout(heads, self.dropout if self.training else 0.0))
 
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
         """x [B, H, W, F] -> x + a * sigmoid(b) [B, H, W, F]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vflow.nets.gated import GatedBlock
 from vflow.nets.layers import Conv3x3
@@ -16,7 +17,8 @@ class Trunk(nn.Module):
     """conv 3x3, gated blocks, conv 3x3 (Flow++, Ho et al., 2019).
 
     `compute_dtype` may be set to a half precision type: the network then runs under autocast and
-    its output is cast back to the input's type.
+    its output is cast back to the input's type. With `recompute` only the blocks' inputs are kept
+    for the backward pass, which computes each block again: less memory for a forward pass more.
 
     Args:
         in_channels: Channels of the half that conditions.
@@ -43,6 +45,8 @@ class Trunk(nn.Module):
     ) -> None:
         super().__init__()
         self.compute_dtype: torch.dtype | None = None
+        self.recompute = False
+        self.dropout = dropout
         self.position = nn.Parameter(torch.randn(*size, filters) * POSITION_STD) if heads else None
         self.conv_in = Conv3x3(in_channels, filters)
         self.blocks = nn.ModuleList(
@@ -56,5 +60,15 @@ class Trunk(nn.Module):
         with torch.autocast(x.device.type, dtype=dtype, enabled=dtype is not None):
             hidden = self.conv_in(x)
             for block in self.blocks:
-                hidden = block(hidden, self.position, context)
+                if self.recompute and torch.is_grad_enabled():
+                    hidden = checkpoint(
+                        block,
+                        hidden,
+                        self.position,
+                        context,
+                        use_reentrant=False,
+                        preserve_rng_state=self.dropout > 0,
+                    )
+                else:
+                    hidden = block(hidden, self.position, context)
             return self.conv_out(hidden).to(x.dtype)

@@ -3,6 +3,7 @@
 from vflow.ops.actnorm_conv1x1 import actnorm_conv1x1, actnorm_conv1x1_inverse
 from vflow.ops.backend import use_backend
 from vflow.ops.concat_elu import concat_elu
+from vflow.ops.dropout import dropout
 from vflow.ops.gated_residual_norm import gated_residual_norm
 from vflow.ops.mixlogistic import mixlogistic
 from vflow.ops.mixlogistic_inverse import mixlogistic_inverse
@@ -12,6 +13,7 @@ __all__ = [
     "actnorm_conv1x1",
     "actnorm_conv1x1_inverse",
     "concat_elu",
+    "dropout",
     "gated_residual_norm",
     "mixlogistic",
     "mixlogistic_inverse",

@@ -33,7 +33,7 @@ class Implementation:
     """One backend's way to run one operation."""
 
     launch: Callable[..., Any]
-    """Tensors in, tensors out; the inputs have been checked."""
+    """Tensors, then numbers in, tensors out; the inputs have been checked."""
     dtypes: tuple[torch.dtype, ...] = ANY_DTYPE
     """The dtypes of the first tensor that it takes."""
     missing: str | None = None

@@ -52,6 +52,12 @@ def check_rank(name: str, value: Tensor, requirement: str, least: int) -> None:
         raise ValueError(f"{name} must have shape {requirement}, got {tuple(value.shape)}")
 
 
+def check_dropout(value: Any) -> None:
+    """Require a probability below 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"dropout must be a number in [0, 1), got {value!r}")
+
+
 def logdet_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of log-determinants: float64 for float64, otherwise float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32

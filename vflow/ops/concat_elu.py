@@ -1,37 +1,49 @@
-"""elu of a tensor beside its negative."""
+"""elu of a tensor beside its negative, with dropout of the result where that is wanted."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from vflow.ops.backend import Implementation, native_cpu, native_cuda, triton_gpu
-from vflow.ops.checks import check_rank, check_tensor
+from vflow.ops.checks import check_dropout, check_rank, check_tensor
 from vflow.ops.cpu import concat_elu as cpu
 from vflow.ops.cuda import concat_elu as cuda
+from vflow.ops.dropout import draw_seed
 from vflow.ops.library import Operation
 from vflow.ops.reference import concat_elu as reference
 
 
-def concat_elu(x: Tensor) -> Tensor:
-    """elu([x, -x]) along the last dimension: [..., C] -> [..., 2C].
+def concat_elu(x: Tensor, dropout: float = 0.0) -> Tensor:
+    """elu([x, -x]) along the last dimension: [..., C] -> [..., 2C], and dropout of that.
+
+    Dropout is that of `vflow.ops.dropout`, of the result seen as [..., 2, C], in the same pass.
 
     Args:
         x: Input [..., C]. Half types are computed in float32.
+        dropout: Probability that an element of the result becomes 0; the others are divided by
+            1 - dropout.
 
     Returns:
         [..., 2C] in x's dtype, contiguous. Differentiable once.
 
     Raises:
-        ValueError: If x is not a floating tensor with a last dimension, or a backend asked for by
-            name cannot run this.
+        ValueError: If x is not a floating tensor with a last dimension, dropout is not a number
+            in [0, 1), or a backend asked for by name cannot run this.
     """
     check_tensor("x", x)
     check_rank("x", x, "[..., C]", 1)
-    return _concat_elu(x)
+    check_dropout(dropout)
+    if dropout == 0:
+        return _concat_elu(x)
+    return _concat_elu_dropout(x, draw_seed(x.device), float(dropout))
 
 
 def _backward(backend: str, saved: tuple[Tensor, ...], grad: Tensor) -> Tensor:
     return _concat_elu_backward.op(grad, *saved, backend)
+
+
+def _dropout_backward(backend: str, saved: tuple[Tensor, ...], grad: Tensor) -> Tensor:
+    return _concat_elu_dropout_backward.op(grad, *saved, backend)
 
 
 _concat_elu_backward = Operation(
@@ -52,4 +64,21 @@ _concat_elu = Operation(
     cpu=native_cpu(cpu.concat_elu),
     triton=triton_gpu("concat_elu", "concat_elu"),
     cuda=native_cuda(cuda.concat_elu),
+)
+_concat_elu_dropout_backward = Operation(
+    "concat_elu_dropout_backward",
+    "Tensor grad, Tensor x, Tensor seed, float dropout -> Tensor",
+    fake=lambda grad, x, seed, dropout: x.new_empty(x.shape),
+    reference=Implementation(launch=reference.concat_elu_dropout_backward),
+    cpu=native_cpu(cpu.concat_elu_dropout_backward),
+    triton=triton_gpu("concat_elu_dropout", "concat_elu_dropout_backward"),
+)
+_concat_elu_dropout = Operation(
+    "concat_elu_dropout",
+    "Tensor x, Tensor seed, float dropout -> Tensor",
+    fake=lambda x, seed, dropout: x.new_empty((*x.shape[:-1], 2 * x.shape[-1])),
+    backward=_dropout_backward,
+    reference=Implementation(launch=reference.concat_elu_dropout),
+    cpu=native_cpu(cpu.concat_elu_dropout),
+    triton=triton_gpu("concat_elu_dropout", "concat_elu_dropout"),
 )

@@ -44,7 +44,7 @@ def triton_launcher(module: str, name: str, **options: Any) -> Callable[..., Any
         )
         return functools.partial(found, **options) if options else found
 
-    def launch(*tensors: Any) -> Any:
-        return find()(*tensors)
+    def launch(*arguments: Any) -> Any:
+        return find()(*arguments)
 
     return launch

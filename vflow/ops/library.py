@@ -41,11 +41,13 @@ class Operation:
 
         Args:
             name: The operation's stem.
-            signature: Its tensors, as in "Tensor x -> Tensor"; `str backend` is added to them.
-            fake: The tensors -> empty outputs of the right shape and dtype.
-            backward: (backend, saved inputs, *gradients of the outputs) -> gradients of the
-                tensors. Calls registered operators only (`Operation.op`).
-            saves_outputs: Whether the outputs are saved, too, after the inputs.
+            signature: Its tensors and then its numbers, as in "Tensor x, float dropout -> Tensor";
+                `str backend` is added to them.
+            fake: The arguments -> empty outputs of the right shape and dtype.
+            backward: (backend, saved arguments, *gradients of the outputs) -> gradients of the
+                leading tensors; those after them have none. Calls registered operators only
+                (`Operation.op`).
+            saves_outputs: Whether the outputs are saved, too, after the arguments.
             first: The backend that a measurement has shown to be best on its device, if it is not
                 the first of the device's usual order.
             implementations: By backend name.
@@ -53,6 +55,7 @@ class Operation:
         self.name = name
         backend.register(name, first=first, **implementations)
         arguments, returns = signature.split(" -> ")
+        self._tensors = arguments.count("Tensor ")
         qualname = f"{NAMESPACE}::{name}"
         torch.library.define(qualname, f"({arguments}, str backend) -> {returns}")
         torch.library.impl(qualname, "default", self._launch)
@@ -62,16 +65,17 @@ class Operation:
         if backward is not None:
             self._register_gradient(qualname, backward, saves_outputs)
 
-    def __call__(self, *tensors: Tensor) -> Any:
+    def __call__(self, *arguments: Any) -> Any:
         """Run on the backend that is forced, or the best one for the first tensor."""
-        chosen = backend.choose(self.name, tensors[0])
-        if torch.compiler.is_compiling():
-            return self.op(*tensors, chosen)
+        chosen = backend.choose(self.name, arguments[0])
+        # A dispatch mode (counting FLOPs, say, or with tensors that hold nothing) wants to see it.
+        if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+            return self.op(*arguments, chosen)
         if self._eager is not None and torch.is_grad_enabled():
-            for tensor in tensors:
+            for tensor in arguments[: self._tensors]:
                 if tensor.requires_grad:
-                    return self._eager(*tensors, chosen)
-        return self._launch(*tensors, chosen)
+                    return self._eager(*arguments, chosen)
+        return self._launch(*arguments, chosen)
 
     def _launch(self, *args: Any) -> Any:
         launch = backend.implementation(self.name, args[-1]).launch
@@ -85,16 +89,19 @@ class Operation:
     def _register_gradient(
         self, qualname: str, backward: Callable[..., Any], saves_outputs: bool
     ) -> None:
-        launch = self._launch
+        launch, tensors = self._launch, self._tensors
 
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             outputs = output if saves_outputs else ()
-            ctx.save_for_backward(*inputs[:-1], *outputs)
-            ctx.backend = inputs[-1]
+            ctx.save_for_backward(*inputs[:tensors], *outputs)
+            ctx.numbers, ctx.backend = inputs[tensors:-1], inputs[-1]
 
         def gradients(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-            found = backward(ctx.backend, ctx.saved_tensors, *grads)
-            return (*found, None) if isinstance(found, tuple) else (found, None)
+            saved, numbers = ctx.saved_tensors, ctx.numbers
+            saved = (*saved[:tensors], *numbers, *saved[tensors:])
+            found = backward(ctx.backend, saved, *grads)
+            found = found if isinstance(found, tuple) else (found,)
+            return found + (None,) * (tensors - len(found) + len(numbers) + 1)
 
         class Eager(torch.autograd.Function):
             # ctx in forward, on purpose: the setup_context style binds a signature on every call.

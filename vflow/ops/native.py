@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 # Another folder, of a build with sanitizers for instance, may be named in the environment.
 LIBRARY_FOLDER = Path(
     os.environ.get("VFLOW_LIBRARY_FOLDER", Path(__file__).resolve().parent.parent / "_lib")
@@ -24,6 +24,7 @@ CUDA_DTYPES = {**DTYPES, torch.float16: 3}
 LEAST_CAPABILITY = (8, 0)  # of a device that the CUDA library has code for
 
 _P, _I64, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+_DOUBLE = ctypes.c_double
 _ROWS = [_P, _I64, _I64]
 _CPU_SIGNATURES = {
     "vflow_cpu_mixlogistic": [_INT, *_ROWS, *[_P] * 3, *[_I64] * 3, _INT, _INT],
@@ -42,6 +43,9 @@ _CPU_SIGNATURES = {
     "vflow_cpu_gated_residual_norm_backward": [_INT, *[_P] * 8, *[_I64] * 2, _INT],
     "vflow_cpu_concat_elu": [_INT, *[_P] * 2, *[_I64] * 2, _INT],
     "vflow_cpu_concat_elu_backward": [_INT, *[_P] * 3, *[_I64] * 2, _INT],
+    "vflow_cpu_concat_elu_dropout": [_INT, *[_P] * 3, *[_I64] * 2, _DOUBLE, _INT],
+    "vflow_cpu_concat_elu_dropout_backward": [_INT, *[_P] * 4, *[_I64] * 2, _DOUBLE, _INT],
+    "vflow_cpu_dropout": [_INT, *[_P] * 3, *[_I64] * 2, _DOUBLE, _INT],
     "vflow_cpu_self_attention": [_INT, *[_P] * 3, *[_I64] * 4, _INT],
     "vflow_cpu_self_attention_backward": [_INT, *[_P] * 6, *[_I64] * 4, _INT],
 }

@@ -11,6 +11,11 @@ from typing import Any, Literal
 from vflow.models import FlowPlusPlusConfig, model_config
 
 MAX_SEED = (1 << 63) - 1
+CHOICES = {
+    "optimizer": ("adam", "adamw", "apex"),
+    "precision": ("fp32", "tf32", "bf16"),
+    "device": ("auto", "cpu", "cuda"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +75,8 @@ class OptimConfig:
     """Decay of the parameters' moving average, which evaluation and samples use."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's decay rates of the gradient's mean and square."""
+    weight_decay: float = 0.0
+    """Share of each parameter that a step at learning rate 1 takes away; adamw only."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -84,6 +91,7 @@ class OptimConfig:
         _require_number("optim.min_lr", self.min_lr, least=0, most=self.lr, most_name="optim.lr")
         _require_number("optim.clip", self.clip, above=0)
         _require_number("optim.ema", self.ema, least=0, below=1)
+        _require_number("optim.weight_decay", self.weight_decay, least=0)
         if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
             raise ValueError(f"optim.betas must be two numbers, got {self.betas!r}")
         object.__setattr__(self, "betas", tuple(self.betas))
@@ -114,10 +122,19 @@ class TrainConfig:
     """Steps to train for; give this or `epochs`."""
     epochs: int | None = None
     """Passes over the training images; 2000 if `steps` is left out too."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 runs the couplings' networks under autocast; all else stays float32."""
+    accumulate: int = 1
+    """Parts that a process takes its share of the batch in, to spare memory."""
+    recompute: bool = False
+    """Compute the gated blocks again in the backward pass instead of keeping their insides."""
+    optimizer: Literal["adam", "adamw", "apex"] = "adam"
+    """adam and adamw are torch's fused ones, apex is NVIDIA apex's FusedAdam."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """bf16 runs the couplings' networks under autocast; tf32 rounds the factors of their products
+    on a GPU. All else stays float32."""
     compile: bool = False
-    """Compile the training step with torch.compile."""
+    """Compile the forward and backward pass with torch.compile."""
+    cuda_graph: bool = False
+    """Capture the whole step as a CUDA graph."""
     seed: int = 0
     """Seed of everything random: parameters, order, noise, dropout."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -165,21 +182,26 @@ class TrainConfig:
         for name in ("steps", "epochs", "eval_images", "image_size"):
             if getattr(self, name) is not None:
                 _require_int(name, getattr(self, name), 1)
-        for name in ("keep", "checkpoint_every", "log_every"):
+        for name in ("accumulate", "keep", "checkpoint_every", "log_every"):
             _require_int(name, getattr(self, name), 1)
         for name in ("eval_every", "sample_every"):
             _require_int(name, getattr(self, name), 0)
         _require_int("seed", self.seed, 0)
         if self.seed > MAX_SEED:
             raise ValueError(f"seed must be below 2^63, got {self.seed}")
-        for name, choices in (("precision", ("fp32", "bf16")), ("device", ("auto", "cpu", "cuda"))):
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(
                     f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
                 )
-        for name in ("compile", "check_ranks"):
+        for name in ("recompute", "compile", "cuda_graph", "check_ranks"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if self.optim.weight_decay and self.optimizer != "adamw":
+            raise ValueError(
+                "optim.weight_decay must be 0 unless optimizer is adamw, got "
+                f"{self.optim.weight_decay!r} with {self.optimizer!r}"
+            )
         self.model_config()
 
     def model_config(self, **changes: Any) -> FlowPlusPlusConfig:
@@ -199,7 +221,7 @@ class TrainConfig:
         return fields
 
 
-FIXED_FIELDS = ("preset", "data", "batch_size", "precision", "seed")
+FIXED_FIELDS = ("preset", "data", "batch_size", "optimizer", "precision", "seed")
 
 
 def fixed_fields(config: TrainConfig) -> dict[str, Any]:

@@ -45,16 +45,19 @@ class Ranks:
         """Whether this is the process that writes and prints."""
         return self.rank == 0
 
-    def share_of(self, batch_size: int) -> slice:
+    def share_of(self, batch_size: int, parts: int = 1) -> slice:
         """This process's rows of a global batch.
 
+        Args:
+            batch_size: Images in it.
+            parts: Parts that a process takes its share in.
+
         Raises:
-            ValueError: If the processes cannot share it evenly.
+            ValueError: If the processes cannot share it evenly, each in that many parts.
         """
-        if batch_size % self.size:
-            raise ValueError(
-                f"batch_size must be divisible by the {self.size} processes, got {batch_size}"
-            )
+        if batch_size % (self.size * parts):
+            among = f"the {self.size} processes" + (f" times accumulate {parts}" * (parts > 1))
+            raise ValueError(f"batch_size must be divisible by {among}, got {batch_size}")
         share = batch_size // self.size
         return slice(self.rank * share, (self.rank + 1) * share)
 

@@ -39,7 +39,7 @@ def train(config: TrainConfig) -> Path:
         SystemExit: After SIGTERM likewise, with code 143.
     """
     ranks = Ranks.from_environment()
-    ranks.share_of(config.batch_size)
+    ranks.share_of(config.batch_size, config.accumulate)
     device = ranks.device(config.device)
     with ranks.group(device):
         with ranks.together(device):
@@ -82,6 +82,8 @@ def _train(config: TrainConfig, folder: RunFolder, ranks: Ranks, device: torch.d
             if inputs.shape_overrides:
                 print(f"{config.preset} takes the shape of the data: {shape_text(inputs.train)}")
             print(_opening(trainer, step, total), flush=True)
+            if trainer.reason_for_no_graph is not None:
+                print(f"cuda_graph is left out: {trainer.reason_for_no_graph}", flush=True)
     trainer.begin(checkpoint)
     with ranks.together(device):
         run = Run(trainer, folder, inputs.test, total, facts)

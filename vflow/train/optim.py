@@ -1,18 +1,20 @@
-"""Adam, its learning rate, the parameters' average, and steps that are skipped on the device."""
+"""The optimiser, its learning rate, the parameters' average, and steps skipped on the device."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from vflow.train.apex import ApexScaling, apex_fused_adam
+
 if TYPE_CHECKING:
     from vflow.train.config import OptimConfig
 
 MAX_SKIPS_IN_A_ROW = 10
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def learning_rate(step: int, config: OptimConfig) -> float:
@@ -22,9 +24,133 @@ def learning_rate(step: int, config: OptimConfig) -> float:
     return max(config.min_lr, config.lr * config.decay ** max(0, step - config.hold))
 
 
-def make_adam(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.Adam:
-    """Adam in one fused kernel, which reads `found_inf` on the device: see `SkipGuard`."""
-    return torch.optim.Adam(parameters, lr=config.lr, betas=config.betas, fused=True)
+class Adam:
+    """Adam or AdamW in torch's fused kernel, with steps that a device decides to skip.
+
+    Args:
+        model: Its parameters are what is updated.
+        config: Peak learning rate, decay rates, weight decay.
+        decoupled: AdamW.
+        capturable: Keep the learning rate on the device, so that a CUDA graph may hold the update.
+    """
+
+    def __init__(
+        self, model: nn.Module, config: OptimConfig, *, decoupled: bool, capturable: bool
+    ) -> None:
+        self.parameters = dict(model.named_parameters())
+        kind = torch.optim.AdamW if decoupled else torch.optim.Adam
+        lr = torch.tensor(config.lr, device=_device(model)) if capturable else config.lr
+        self._optimizer: Any = kind(
+            self.parameters.values(),
+            lr=lr,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=True,
+            capturable=capturable,
+        )
+
+    def zero_grad(self) -> None:
+        """Let the gradients go."""
+        self._optimizer.zero_grad()
+
+    def set_learning_rate(self, lr: float) -> None:
+        """Set the learning rate of the steps to come."""
+        for group in self._optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+
+    def step(self, skip: Tensor) -> None:
+        """Update the parameters, unless `skip` (from `SkipGuard`) is 1; the host does not wait."""
+        self._optimizer.found_inf = skip
+        self._optimizer.step()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state as tensors: "exp_avg.<parameter>", "step.<parameter>" and so on."""
+        return {
+            f"{key}.{name}": value
+            for name, parameter in self.parameters.items()
+            for key, value in self._optimizer.state[parameter].items()
+        }
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what `tensors` gave."""
+        state: dict[int, dict[str, Any]] = {}
+        for index, name in enumerate(self.parameters):
+            state[index] = {key: tensors[f"{key}.{name}"] for key in ("step", *MOMENTS)}
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+class ApexAdam(Adam):
+    """NVIDIA apex's FusedAdam; its checkpoints are `Adam`'s. It keeps all it needs on the device.
+
+    Raises:
+        ValueError: If apex is not there, or is the unrelated package of that name.
+    """
+
+    def __init__(self, model: nn.Module, config: OptimConfig) -> None:
+        self.parameters = dict(model.named_parameters())
+        self._scaling = ApexScaling(_device(model))
+        self._optimizer = apex_fused_adam()(
+            list(self.parameters.values()),
+            lr=config.lr,
+            betas=config.betas,
+            adam_w_mode=False,
+            capturable=True,
+        )
+
+    def step(self, skip: Tensor) -> None:
+        """Update the parameters, unless `skip` is 1."""
+        self._scaling.skip.copy_(skip)
+        self._optimizer.step(grad_scaler=self._scaling)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state, each parameter with the step that apex counts once for all."""
+        (group,) = self._optimizer.param_groups
+        found = {}
+        for name, parameter in self.parameters.items():
+            found[f"step.{name}"] = group["step"].float().reshape(())
+            for key in MOMENTS:
+                found[f"{key}.{name}"] = self._optimizer.state[parameter][key]
+        return found
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what `tensors` gave."""
+        (group,) = self._optimizer.param_groups
+        for name, parameter in self.parameters.items():
+            group["step"] = tensors[f"step.{name}"].to(parameter.device, torch.int32).reshape(1)
+            self._optimizer.state[parameter] = {
+                key: tensors[f"{key}.{name}"].to(parameter.device) for key in MOMENTS
+            }
+
+
+def make_optimizer(
+    name: str, model: nn.Module, config: OptimConfig, capturable: bool = False
+) -> Adam:
+    """The optimiser called "adam", "adamw" or "apex".
+
+    Args:
+        name: Which one.
+        model: Its parameters are what is updated.
+        config: Peak learning rate, decay rates, weight decay.
+        capturable: Whether a CUDA graph is to hold the update.
+
+    Raises:
+        ValueError: If it is apex's and cannot be had here.
+    """
+    if name == "apex":
+        if _device(model).type != "cuda":
+            raise ValueError(
+                f"optimizer must be adam or adamw on {_device(model).type}, got 'apex'"
+            )
+        return ApexAdam(model, config)
+    return Adam(model, config, decoupled=name == "adamw", capturable=capturable)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
 
 
 class SkipGuard:
@@ -43,7 +169,7 @@ class SkipGuard:
         """1.0 if the step is to be skipped, else 0.0: what the fused Adam calls found_inf."""
         finite = torch.isfinite(bits_per_dim) & torch.isfinite(grad_norm)
         skip = (~finite | (self.streak >= MAX_SKIPS_IN_A_ROW)).float()
-        self.streak = (self.streak + 1) * skip
+        self.streak.add_(1).mul_(skip)  # in place: a CUDA graph knows the tensor by its address
         return skip
 
 
@@ -70,24 +196,3 @@ class Ema(AveragedModel):
         torch._foreach_mul_(steps, weight if skip is None else weight * (1.0 - skip))
         torch._foreach_add_(averages, steps)
         self.n_averaged += 1
-
-
-def adam_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state as tensors: "exp_avg.<parameter>", "step.<parameter>" and so on."""
-    return {
-        f"{key}.{name}": value
-        for name, parameter in model.named_parameters()
-        for key, value in optimizer.state[parameter].items()
-    }
-
-
-def load_adam_tensors(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
-) -> None:
-    """Put back what `adam_tensors` gave."""
-    state: dict[int, dict[str, Any]] = {}
-    for index, (name, _) in enumerate(model.named_parameters()):
-        keys = ("step", "exp_avg", "exp_avg_sq")
-        state[index] = {key: tensors[f"{key}.{name}"] for key in keys}
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from vflow.console import RunStopped
+from vflow.models import tf32
 from vflow.train.checkpoint import list_steps, save_checkpoint
 from vflow.train.evaluation import mean_bits_per_dim
 from vflow.train.folder import RunFolder
@@ -67,7 +68,7 @@ class Run:
                 while True:
                     # Before the step and not after it, so that a run killed within an evaluation
                     # makes up for it when it goes on.
-                    with self._aside():
+                    with self._aside(), tf32(False):
                         self._look(trainer.step)
                     if self.stopping or trainer.step == self.total:
                         break

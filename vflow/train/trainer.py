@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import platform
+import sys
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -12,20 +14,20 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from vflow.data import BatchOrder
-from vflow.models import ImageFlow, create_model
+from vflow.models import ImageFlow, create_model, tf32
 from vflow.train.checkpoint import Checkpoint
 from vflow.train.config import TrainConfig
+from vflow.train.cuda_graph import (
+    EAGER_STEPS,
+    EAGER_STEPS_DISTRIBUTED,
+    GraphedStep,
+    graph_refused,
+    side_stream,
+)
 from vflow.train.distributed import Ranks
 from vflow.train.inputs import Inputs
 from vflow.train.metrics import Window
-from vflow.train.optim import (
-    Ema,
-    SkipGuard,
-    adam_tensors,
-    learning_rate,
-    load_adam_tensors,
-    make_adam,
-)
+from vflow.train.optim import Ema, SkipGuard, learning_rate, make_optimizer
 from vflow.train.randomness import Stream, generator, mix
 
 INIT_IMAGES = 256
@@ -49,7 +51,7 @@ class Trainer:
     ) -> None:
         self.config, self.ranks, self.device = config, ranks, device
         self.images = inputs.train
-        self.share = ranks.share_of(config.batch_size)
+        self.share = ranks.share_of(config.batch_size, config.accumulate)
         self.order = self._batch_order(ranks)
         self.step = 0
         self.skipped = 0
@@ -58,8 +60,18 @@ class Trainer:
         torch.manual_seed(mix(config.seed, Stream.PARAMETERS))
         overrides = {**inputs.shape_overrides, **config.model.given()}
         self.model: ImageFlow = create_model(config.preset, **overrides).to(device)
-        self.optimizer = make_adam(self.model.parameters(), config.optim)
+        if config.precision == "tf32" and device.type != "cuda":
+            raise ValueError(f"precision must be fp32 or bf16 on {device.type}, got 'tf32'")
         self.guard = SkipGuard(device)
+        self.reason_for_no_graph = graph_refused(device, config) if config.cuda_graph else None
+        graphed = config.cuda_graph and self.reason_for_no_graph is None
+        self.optimizer = make_optimizer(
+            config.optimizer, self.model, config.optim, capturable=graphed
+        )
+        self._step: Callable[..., Tensor] = self._update
+        if graphed:
+            eager = EAGER_STEPS if ranks.size == 1 else EAGER_STEPS_DISTRIBUTED
+            self._step = GraphedStep(self._update, eager)
         self._unread: deque[tuple[int, Tensor]] = deque()
         self._steps_left_unread = 1 if device.type == "cuda" else 0
 
@@ -69,13 +81,14 @@ class Trainer:
             self._initialize()
         else:
             self.model.load_state_dict(checkpoint.tensors("model"))
-        self.model.set_precision(self.config.precision)
+        self.model.set_precision("bf16" if self.config.precision == "bf16" else "fp32")
+        self.model.set_recompute(self.config.recompute)
         self.model.train()
         self._forward: Any = self.model
+        self._without_sync: Callable[[], AbstractContextManager[None]] = nullcontext
         if self.ranks.size > 1:
-            # Begins by giving every process the first one's parameters.
-            ids = [self.device.index] if self.device.type == "cuda" else None
-            self._forward = DistributedDataParallel(self.model, device_ids=ids)
+            self._forward = self._distributed()
+            self._without_sync = self._forward.no_sync
         self.ema = Ema(self.model, self.config.optim.ema)
         # Whatever the steps run in, evaluation is exact, and comparable with any other.
         self.averaged_model.set_precision("fp32")
@@ -84,10 +97,21 @@ class Trainer:
         if checkpoint is not None:
             self._restore(checkpoint)
 
+    def _distributed(self) -> DistributedDataParallel:
+        """The model, with gradients summed over the processes while they are computed.
+
+        It begins by giving every process the first one's parameters.
+        """
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        with side_stream(self.device):  # else its sums could not be part of a CUDA graph
+            # Gradients stay tensors of their own: as views of what is summed they would be aligned
+            # otherwise in the first step than later, and the last bit of their norm with them.
+            return DistributedDataParallel(self.model, device_ids=ids)
+
     def _restore(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.state
         self.ema.module.load_state_dict(checkpoint.tensors("ema"))
-        load_adam_tensors(self.model, self.optimizer, checkpoint.tensors("optimizer"))
+        self.optimizer.load_tensors(checkpoint.tensors("optimizer"))
         self.step = checkpoint.step
         self.ema.n_averaged.fill_(self.step)
         self.guard.streak.fill_(state["skipped_in_a_row"])
@@ -122,7 +146,7 @@ class Trainer:
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.module.state_dict(),
-            "optimizer": adam_tensors(self.model, self.optimizer),
+            "optimizer": self.optimizer.tensors(),
         }
 
     def take_step(self, stopping: Callable[[], bool]) -> None:
@@ -131,28 +155,64 @@ class Trainer:
         Args:
             stopping: Whether this process has been asked to stop; the others learn of it.
         """
-        self.optimizer.zero_grad(set_to_none=True)
         noise = {name: eps[self.share] for name, eps in self._noise(self.step).items()}
         images = self._gather(self.order.indices(self.step))
-        torch.manual_seed(mix(self.config.seed, Stream.DROPOUT, self.step, self.ranks.rank))
-        # What is clipped at norm 1 is the gradient of bits/dim, as in the authors' code; that of
-        # nats an image is thousands of times as long.
-        loss = self.model.to_bits_per_dim(self._forward(images, **noise)).mean()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip)
-
-        # Summed over the processes, so that all decide alike; the gradients are already.
         stop = torch.full((), float(stopping()), dtype=torch.float64, device=self.device)
-        bits, stops = self.ranks.sum(torch.stack([loss.detach().double() / self.ranks.size, stop]))
-        skip = self.guard.judge(bits, norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.config.optim)
-        self.optimizer.found_inf = skip  # type: ignore[attr-defined]
-        self.optimizer.step()
-        self.ema.update_parameters(self.model, skip)
+        self.optimizer.set_learning_rate(learning_rate(self.step, self.config.optim))
+        with tf32(self.config.precision == "tf32"):
+            outcome = self._seeded_step(images=images, stop=stop, **noise)
         self.step += 1
-        outcome = (bits, norm.double(), skip.double(), self.guard.streak.double(), stops)
-        self._unread.append((self.step, torch.stack(outcome)))
+        self._unread.append((self.step, outcome))
+
+    def _seeded_step(self, **inputs: Tensor) -> Tensor:
+        seed = mix(self.config.seed, Stream.DROPOUT, self.step, self.ranks.rank)
+        torch.manual_seed(seed)
+        step = self._step
+        try:
+            return step(**inputs)
+        except RuntimeError as error:
+            # Among several processes the others would wait for this one's sums for ever.
+            if not isinstance(step, GraphedStep) or step.captured or self.ranks.size > 1:
+                raise
+            self.reason_for_no_graph = str(error).splitlines()[0]
+            print(f"cuda_graph is left out: {self.reason_for_no_graph}", file=sys.stderr)
+        self._step = self._update
+        torch.manual_seed(seed)
+        return self._step(**inputs)
+
+    def _update(self, images: Tensor, stop: Tensor, **noise: Tensor) -> Tensor:
+        """One update, or none if it would not be finite, without a look at any value by the host.
+
+        Args:
+            images: This process's share of the batch.
+            stop: Whether it has been asked to stop.
+            noise: That of these images.
+
+        Returns:
+            float64 [5]: bits/dim, gradient norm, skipped, skipped in a row, processes asked to
+            stop.
+        """
+        self.optimizer.zero_grad()
+        parts = self.config.accumulate
+        bits = torch.zeros((), dtype=torch.float64, device=self.device)
+        size = len(images) // parts
+        for part in range(parts):
+            rows = slice(part * size, (part + 1) * size)
+            # The gradients' sums over the processes are taken in the last part only.
+            with self._without_sync() if part < parts - 1 else nullcontext():
+                elbo = self._forward(images[rows], **{k: eps[rows] for k, eps in noise.items()})
+                # What is clipped at norm 1 is the gradient of bits/dim, as in the authors' code;
+                # that of nats an image is thousands of times as long.
+                loss = self.model.to_bits_per_dim(elbo).mean() / parts
+                loss.backward()
+            bits += loss.detach().double()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip)
+        # Summed over the processes, so that all decide alike; the gradients are already.
+        bits, stops = self.ranks.sum(torch.stack([bits / self.ranks.size, stop]))
+        skip = self.guard.judge(bits, norm)
+        self.optimizer.step(skip)
+        self.ema.update_parameters(self.model, skip)
+        return torch.stack((bits, norm.double(), skip.double(), self.guard.streak.double(), stops))
 
     def outcomes(self, all_of_them: bool) -> list[tuple[int, list[float]]]:
         """Read the steps done since the last reading.

@@ -1,0 +1,91 @@
+"""Training in several processes: how much faster than in one, each with a batch of its own.
+
+`measure_scaling` starts this file under torchrun, once with one process and once with all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from bench.configurations import CONFIGURATIONS  # noqa: E402
+from vflow.console import RunStopped  # noqa: E402
+from vflow.train.distributed import Ranks  # noqa: E402
+
+
+def measure_scaling(
+    preset: str, batch_size: int, ranks: int, device: str, rounds: int
+) -> dict[str, Any]:
+    """Images a second in one process and in `ranks`, with as many CPU threads in each.
+
+    Args:
+        preset: The model.
+        batch_size: Images a step of each process.
+        ranks: How many.
+        device: cpu or cuda, which has to have as many devices.
+        rounds: Steps timed; the median counts.
+
+    Raises:
+        RunStopped: If a process fails.
+    """
+    threads = max(1, (os.cpu_count() or 1) // ranks)
+    one, all_of_them = (
+        _torchrun(preset, batch_size, count, device, rounds, threads) for count in (1, ranks)
+    )
+    return {
+        "ranks": ranks,
+        "threads": threads,
+        "one_rank_images_per_second": one,
+        "images_per_second": all_of_them,
+        "efficiency": all_of_them / (ranks * one),
+    }
+
+
+def _torchrun(
+    preset: str, batch_size: int, ranks: int, device: str, rounds: int, threads: int
+) -> float:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    arguments = [preset, str(batch_size), device, str(rounds)]
+    done = subprocess.run(
+        [sys.executable, *launcher, __file__, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RunStopped(f"{ranks} ranks failed; the reason is above")
+    return float(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _measure(preset: str, batch_size: int, device_name: str, rounds: int) -> None:
+    """In every process: time the steps; the first prints images a second."""
+    ranks = Ranks.from_environment()
+    device = ranks.device(device_name)
+    with ranks.group(device):
+        configuration = CONFIGURATIONS["kernels"]
+        trainer = configuration.trainer(preset, batch_size * ranks.size, device, ranks=ranks)
+        times = []
+        for _ in range(rounds + 2):
+            start = time.perf_counter()
+            trainer.take_step(lambda: False)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+        if ranks.is_main:
+            print(json.dumps(batch_size * ranks.size / statistics.median(times[2:])))
+
+
+if __name__ == "__main__":
+    _measure(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))

@@ -1,0 +1,144 @@
+"""Dropout, alone and within concat_elu, on the native CPU library."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.ops.agreement import (
+    STORED,
+    THREADS,
+    assert_agrees,
+    assert_nulls_refused,
+    assert_refused,
+    assert_same_bits,
+    threads,
+    values_and_gradients,
+)
+from tests.ops.inputs import concat_elu_dropout_of_a_seed, dropout_of_a_seed
+from vflow.ops import use_backend
+
+CHANNELS = [1, 2, 3, 5, 7, 8, 16, 17, 24, 33, 64, 96, 100]
+FUNCTIONS = {"dropout": dropout_of_a_seed, "concat_elu": concat_elu_dropout_of_a_seed}
+each_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+
+
+def assert_masks_agree(function, x):
+    found, expected = (values_and_gradients(function, (x,), b) for b in ("cpu", "reference"))
+    assert torch.equal(found[0] == 0, expected[0] == 0)
+
+
+@each_function
+@pytest.mark.parametrize("dtype", STORED, ids=str)
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_agrees_with_the_reference(channels, dtype, function):
+    for shape in ((3, 5, 7), (1,), (2, 2), (1009,)):
+        x = (2 * torch.randn(*shape, channels)).to(dtype)
+        assert_agrees(function, (x,))
+        assert_masks_agree(function, x)
+
+
+@each_function
+@given(
+    shape=st.lists(st.integers(0, 9), min_size=0, max_size=3),
+    channels=st.integers(1, 140),
+    dtype=st.sampled_from(STORED),
+)
+def test_any_shape(shape, channels, dtype, function):
+    x = torch.ones(*shape, channels, dtype=dtype)
+    assert_agrees(function, (x,))
+    assert_masks_agree(function, x)
+
+
+@each_function
+@pytest.mark.parametrize("channels", [3, 57, 96])
+def test_large_outputs(channels, function):
+    """These are streamed; 57 channels are not whole vectors."""
+    x = torch.randn((16 << 20) // (4 * channels) + 11, channels)
+    ours, theirs = (values_and_gradients(function, (x,), b) for b in ("cpu", "reference"))
+    assert torch.equal(ours[0] == 0, theirs[0] == 0)
+    for name, a, e in zip("yg", ours, theirs, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-6, atol=2e-6, msg=name)
+
+
+@each_function
+@pytest.mark.parametrize("dtype", STORED, ids=str)
+def test_same_bits_for_any_number_of_threads(dtype, function):
+    x = torch.randn(1000, 57).to(dtype)
+    expected = values_and_gradients(function, (x,), "cpu")
+    for count in THREADS:
+        with threads(count):
+            assert_same_bits(values_and_gradients(function, (x,), "cpu"), expected, count)
+
+
+@each_function
+def test_strided_inputs(function):
+    x = torch.randn(4, 6, 8, 5)
+    for view in (x[:, :, ::2], x[..., :3], x.transpose(1, 2), x[:1].expand(4, 6, 8, 5)):
+        assert_same_bits(
+            values_and_gradients(function, (view,), "cpu"),
+            values_and_gradients(function, (view.contiguous(),), "cpu"),
+        )
+
+
+@each_function
+def test_a_nan_shows_where_it_is(function):
+    x = torch.randn(9, 20)
+    x[4, 7] = math.nan
+    with use_backend("cpu"):
+        y = function(x)
+    assert y.isnan().nonzero()[:, 0].eq(4).all()
+    assert y.isnan().sum() == y.shape[-1] // 20
+
+
+def _good(function):
+    grad = {"grad": torch.zeros(12)} if function.endswith("backward") else {}
+    output = "grad_x" if grad else "y"
+    return {
+        "dtype": 0,
+        **grad,
+        "x": torch.zeros(6),
+        "seed": torch.zeros(2, dtype=torch.int64),
+        output: torch.zeros(12),
+        "rows": 2,
+        "channels": 3,
+        "dropout": 0.5,
+        "threads": 1,
+    }
+
+
+C_FUNCTIONS = [
+    "vflow_cpu_dropout",
+    "vflow_cpu_concat_elu_dropout",
+    "vflow_cpu_concat_elu_dropout_backward",
+]
+
+
+@pytest.mark.parametrize("function", C_FUNCTIONS)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dtype": -1}, "dtype"),
+        ({"dtype": 3}, "dtype"),
+        ({"rows": -1}, "negative"),
+        ({"channels": 0}, "channels"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"dropout": -0.1}, "dropout"),
+        ({"dropout": math.nan}, "dropout"),
+        ({"threads": 0}, "threads"),
+        ({"channels": 2**61}, "large"),
+        ({"rows": 2**40, "channels": 2**40}, "large"),
+    ],
+    ids=str,
+)
+def test_misuse(function, change, message):
+    assert_refused(function, _good(function), change, message)
+
+
+@pytest.mark.parametrize("function", C_FUNCTIONS)
+def test_null_pointers(function):
+    assert_nulls_refused(function, _good(function))

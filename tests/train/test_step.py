@@ -1,0 +1,205 @@
+"""The training step in its variants: in parts, with recomputation, as a CUDA graph."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from vflow.models import tf32
+from vflow.train import ModelOverrides, TrainConfig, train
+from vflow.train import cuda_graph as graphs
+from vflow.train import trainer as trainer_module
+from vflow.train.cuda_graph import EAGER_STEPS, GraphedStep, graph_refused
+from vflow.train.distributed import Ranks
+from vflow.train.inputs import load_inputs
+from vflow.train.trainer import Trainer
+
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda", 0)
+
+
+def _trained(config: TrainConfig, steps: int = 3) -> Trainer:
+    trainer = Trainer(config, load_inputs(config, CPU), Ranks(), CPU)
+    trainer.begin(None)
+    for _ in range(steps):
+        trainer.take_step(lambda: False)
+    return trainer
+
+
+def _parameters(trainer: Trainer) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+
+@pytest.fixture
+def double(monkeypatch):
+    make = trainer_module.create_model
+    monkeypatch.setattr(trainer_module, "create_model", lambda *a, **kw: make(*a, **kw).double())
+
+
+@pytest.mark.parametrize("accumulate", [2, 8])
+def test_a_batch_in_parts_trains_as_a_whole_one_does(make_config, double, accumulate):
+    undropped = ModelOverrides(filters=4, components=2, dropout=0.0)  # each part draws its own
+    whole, parted = (
+        _trained(make_config(model=undropped, accumulate=parts)) for parts in (1, accumulate)
+    )
+    torch.testing.assert_close(_parameters(parted), _parameters(whole), rtol=1e-9, atol=1e-11)
+    for (_, ours), (_, theirs) in zip(whole.outcomes(True), parted.outcomes(True), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-9)
+
+
+def test_parts_must_share_the_batch_evenly(make_config):
+    with pytest.raises(ValueError, match="divisible by the 1 processes times accumulate 3, got 8"):
+        train(make_config(accumulate=3))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("preset", ["flowpp-tiny", "vflow-tiny"])
+def test_recomputation_changes_no_bit(make_config, preset, dropout):
+    model = ModelOverrides(filters=4, components=2, dropout=dropout)
+    kept, computed_again = (
+        _trained(make_config(preset=preset, model=model, recompute=recompute))
+        for recompute in (False, True)
+    )
+    assert torch.equal(_parameters(kept), _parameters(computed_again))
+
+
+def test_recomputation_keeps_less(make_config):
+    def kept(recompute: bool) -> int:
+        sizes = []
+        model = ModelOverrides(filters=4, components=2, blocks=8)
+        config = make_config(recompute=recompute, model=model)
+        trainer = Trainer(config, load_inputs(config, CPU), Ranks(), CPU)
+        trainer.begin(None)
+
+        def pack(tensor):
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            trainer.model(trainer.images[:8])
+        return sum(sizes)
+
+    assert kept(True) < 0.7 * kept(False)
+
+
+class Recorder:
+    """Stands in for a CUDA graph: captures a body by keeping it, which has no effect yet."""
+
+    def __init__(self):
+        self.captures = 0
+
+    def __call__(self, body):
+        self.captures += 1
+        return body
+
+
+def test_a_graphed_run_is_bit_identical_to_an_eager_one(
+    make_config, whole_run, fingerprint, monkeypatch
+):
+    recorder = Recorder()
+    monkeypatch.setattr(trainer_module, "graph_refused", lambda *_: None)
+    monkeypatch.setattr(
+        trainer_module, "GraphedStep", lambda step, eager: GraphedStep(step, eager, recorder)
+    )
+    make = trainer_module.make_optimizer
+    monkeypatch.setattr(
+        trainer_module, "make_optimizer", lambda *a, capturable: make(*a) if capturable else None
+    )
+    train(make_config(cuda_graph=True, steps=8, eval_every=0))
+    assert recorder.captures == 1
+    train(make_config(cuda_graph=True))
+    assert recorder.captures == 2
+    theirs, ours = fingerprint(whole_run), fingerprint(make_config().out)
+    assert ours["files"] == theirs["files"]
+
+
+def test_a_captured_step_reads_its_inputs_at_their_first_address():
+    addresses = []
+
+    def step(x):
+        addresses.append(x.data_ptr())
+        return 2 * x
+
+    graphed = GraphedStep(step, 1, Recorder())
+    results = [graphed(x=torch.full((2,), float(i))) for i in range(4)]
+    assert [result[0].item() for result in results] == [0, 2, 4, 6]
+    assert len(set(addresses[1:])) == 1
+
+
+def test_what_cannot_be_captured_runs_eagerly_and_says_why(
+    make_config, whole_run, fingerprint, monkeypatch, capsys
+):
+    def fail(body):
+        body()  # draws random numbers and leaves gradients, as a capture that fails half-way does
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    trained = []
+
+    class Failing(GraphedStep):
+        def __init__(self, step, eager):
+            super().__init__(lambda **inputs: trained.append(1) or step(**inputs), eager, fail)
+
+    monkeypatch.setattr(trainer_module, "graph_refused", lambda *_: None)
+    monkeypatch.setattr(trainer_module, "GraphedStep", Failing)
+    monkeypatch.setattr(Failing, "_body", lambda self: torch.rand(3))
+    config = make_config(cuda_graph=True)
+    make = trainer_module.make_optimizer
+    monkeypatch.setattr(trainer_module, "make_optimizer", lambda *a, capturable: make(*a))
+    train(config)
+    assert len(trained) == EAGER_STEPS
+    message = "cuda_graph is left out: operation not permitted when stream is capturing\n"
+    assert message in capsys.readouterr().err
+    assert fingerprint(config.out) == fingerprint(whole_run)
+
+
+def test_without_cuda_there_is_no_graph_and_the_run_says_so(make_config, capsys):
+    train(make_config(cuda_graph=True, steps=1, eval_every=0))
+    assert "cuda_graph is left out: the device is cpu\n" in capsys.readouterr().out
+
+
+def test_a_graph_is_refused_for_what_it_cannot_hold(make_config):
+    assert graph_refused(CUDA, make_config(cuda_graph=True)) is None
+    reason = graph_refused(CUDA, make_config(cuda_graph=True, recompute=True))
+    assert reason is not None
+    assert "recompute with dropout" in reason
+    undropped = ModelOverrides(dropout=0.0)
+    assert graph_refused(CUDA, make_config(recompute=True, model=undropped)) is None
+
+
+@pytest.mark.parametrize("preset", ["flowpp-tiny", "vflow-tiny"])
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2}, {"precision": "bf16"}])
+def test_the_host_looks_at_no_value_in_a_step(make_config, preset, options):
+    # With tensors that have no values, a look at one is an error; so it would be in a graph.
+    config = make_config(preset=preset, **options)
+    trainer = _trained(config)
+    inputs = {
+        "images": trainer.images[:8],
+        "stop": torch.zeros((), dtype=torch.float64),
+        **trainer._noise(0),
+    }
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        outcome = trainer._update(**{k: mode.from_tensor(v) for k, v in inputs.items()})
+        assert outcome.shape == (5,)
+        with pytest.raises(DataDependentOutputException):
+            outcome[0].item()
+
+
+def test_tf32_is_set_within_and_put_back():
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    for allowed in (True, False):
+        with tf32(allowed):
+            assert torch.backends.cudnn.allow_tf32 is allowed
+            assert torch.backends.cuda.matmul.allow_tf32 is allowed
+        assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
+
+
+def test_tf32_needs_a_gpu(make_config):
+    with pytest.raises(ValueError, match="precision must be fp32 or bf16 on cpu, got 'tf32'"):
+        train(make_config(precision="tf32"))
+    assert not make_config().out.exists()
+
+
+def test_a_side_stream_is_nothing_on_a_cpu():
+    with graphs.side_stream(CPU):
+        assert torch.ones(2).sum() == 2
