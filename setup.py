@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -33,9 +34,23 @@ class CMakeBuild(build_ext):
             ["-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_INSTALL_PREFIX={root / LIBRARIES}"],
             shlex.split(os.environ.get("VFLOW_CMAKE_ARGS", "")),
         )
+        self._install(build / "cmake", "cpu")
+        cache = (build / "cmake" / "CMakeCache.txt").read_text()
+        if "VFLOW_CUDA_FOUND:INTERNAL=ON" not in cache:
+            return
+        try:
+            self._install(build / "cmake", "cuda")
+        except SystemExit as error:
+            if "VFLOW_CUDA:STRING=AUTO" not in cache:
+                raise
+            print(f"{error}; going on without the CUDA library", file=sys.stderr)
+
+    def _install(self, build: Path, name: str) -> None:
         self._run(
-            "compile the native libraries", ["--build", str(build / "cmake"), "--target", "install"]
+            f"compile the {name} library",
+            ["--build", str(build), "--target", f"vflow_{name}"],
         )
+        self._run(f"install the {name} library", ["--install", str(build), "--component", name])
 
     def get_outputs(self) -> list[str]:
         """List what a wheel takes from the build folder."""

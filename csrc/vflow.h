@@ -18,9 +18,9 @@
 #define VFLOW_API extern "C" __attribute__((visibility("default")))
 #endif
 
-// What the arrays hold. Arithmetic is in float for bfloat16, and log-determinants and their gradients,
-// marked `real` below, are float for float and bfloat16, double for double.
-enum vflow_dtype { VFLOW_FLOAT32 = 0, VFLOW_FLOAT64 = 1, VFLOW_BFLOAT16 = 2 };
+// What the arrays hold; float16 in CUDA only. Arithmetic is in float for the half types, and log-determinants
+// and their gradients, marked `real` below, are float for all but double.
+enum vflow_dtype { VFLOW_FLOAT32 = 0, VFLOW_FLOAT64 = 1, VFLOW_BFLOAT16 = 2, VFLOW_FLOAT16 = 3 };
 
 enum vflow_error {
   VFLOW_OK = 0,
@@ -30,11 +30,14 @@ enum vflow_error {
   VFLOW_ERROR_OVERFLOW = 4,    // the sizes' product does not fit in 63 bits
   VFLOW_ERROR_THREADS = 5,     // fewer than one thread
   VFLOW_ERROR_OUT_OF_MEMORY = 6,
-  VFLOW_ERROR_DTYPE = 7,      // none of enum vflow_dtype
-  VFLOW_ERROR_ROWS = 8,       // a row length that does not divide the array, or a negative stride
-  VFLOW_ERROR_FLAG = 9,       // neither 0 nor 1
-  VFLOW_ERROR_CHANNELS = 10,  // fewer than one channel or head
-  VFLOW_ERROR_DROPOUT = 11,   // a probability of dropout that is not within [0, 1)
+  VFLOW_ERROR_DTYPE = 7,       // none of enum vflow_dtype
+  VFLOW_ERROR_ROWS = 8,        // a row length that does not divide the array, or a negative stride
+  VFLOW_ERROR_FLAG = 9,        // neither 0 nor 1
+  VFLOW_ERROR_CHANNELS = 10,   // fewer than one channel or head
+  VFLOW_ERROR_DROPOUT = 11,    // a probability of dropout that is not within [0, 1)
+  VFLOW_ERROR_WORKSPACE = 12,  // fewer bytes than the workspace function asks for, or not aligned to 16
+  VFLOW_ERROR_TOO_MANY_CHANNELS = 13,
+  VFLOW_ERROR_CUDA = 10000,  // plus the code of cudaError_t
 };
 
 // VFLOW_ABI_VERSION of the library.
@@ -43,7 +46,7 @@ VFLOW_API int vflow_abi_version(void);
 // What a code of enum vflow_error means, in a few words; never null.
 VFLOW_API const char* vflow_error_message(int error);
 
-// The instruction set the kernels run on here, e.g. "x86-64-v3": the best of this processor, or what the
+// The instruction set the CPU kernels run on here, e.g. "x86-64-v3": the best of this processor, or what the
 // environment variable VFLOW_CPU_TARGET names, if that can be had.
 VFLOW_API const char* vflow_cpu_target(void);
 
@@ -140,3 +143,69 @@ VFLOW_API int vflow_cpu_self_attention_backward(int dtype, const void* grad, con
                                                 const void* qkv, const void* output, const void* log_total,
                                                 void* grad_qkv, int64_t batch, int64_t positions,
                                                 int64_t heads, int64_t width, int threads);
+
+// The CUDA functions, of a library of their own, do what the CPU's of the same name do. They queue kernels on
+// `stream` of `device` and return: they neither wait nor allocate, so that a CUDA graph can capture them.
+// Pointers are to the device's memory. What they need besides comes as `workspace`, of at least as many bytes
+// as the function of that name says (or minus an error), aligned to 16; its contents do not matter, and it
+// may be used again as soon as the stream has come past. Results do not depend on the device's speed or load.
+
+VFLOW_API int64_t vflow_cuda_mixlogistic_workspace(int dtype, int64_t batch, int64_t elements,
+                                                   int64_t components);
+VFLOW_API int vflow_cuda_mixlogistic(int dtype, const void* x, int64_t x_row, int64_t x_stride,
+                                     const void* params, void* y, void* logdet, int64_t batch,
+                                     int64_t elements, int64_t components, int squash, void* workspace,
+                                     int64_t workspace_bytes, int device, void* stream);
+VFLOW_API int vflow_cuda_mixlogistic_backward(int dtype, const void* grad_y, int64_t grad_y_row,
+                                              int64_t grad_y_stride, const void* grad_logdet, const void* x,
+                                              int64_t x_row, int64_t x_stride, const void* params,
+                                              void* grad_x, void* grad_params, int64_t batch,
+                                              int64_t elements, int64_t components, int squash, int device,
+                                              void* stream);
+
+VFLOW_API int64_t vflow_cuda_mixlogistic_inverse_workspace(int dtype, int64_t batch, int64_t elements,
+                                                           int64_t components);
+VFLOW_API int vflow_cuda_mixlogistic_inverse(int dtype, const void* y, int64_t y_row, int64_t y_stride,
+                                             const void* params, void* x, void* logdet, int64_t batch,
+                                             int64_t elements, int64_t components, int squash,
+                                             void* workspace, int64_t workspace_bytes, int device,
+                                             void* stream);
+
+// At most 1024 channels; more than 64 are slow.
+VFLOW_API int64_t vflow_cuda_actnorm_conv1x1_workspace(int dtype, int64_t batch, int64_t positions,
+                                                       int64_t channels);
+VFLOW_API int vflow_cuda_actnorm_conv1x1(int dtype, const void* x, int64_t x_row, int64_t x_stride,
+                                         const void* scale, const void* bias, const void* weight, void* y,
+                                         void* logdet, int64_t batch, int64_t positions, int64_t channels,
+                                         void* workspace, int64_t workspace_bytes, int device, void* stream);
+VFLOW_API int64_t vflow_cuda_actnorm_conv1x1_backward_workspace(int dtype, int64_t batch, int64_t positions,
+                                                                int64_t channels);
+VFLOW_API int vflow_cuda_actnorm_conv1x1_backward(
+    int dtype, const void* grad_y, int64_t grad_y_row, int64_t grad_y_stride, const void* grad_logdet,
+    const void* x, int64_t x_row, int64_t x_stride, const void* scale, const void* bias, const void* weight,
+    void* grad_x, void* grad_scale, void* grad_bias, void* grad_weight, int64_t batch, int64_t positions,
+    int64_t channels, void* workspace, int64_t workspace_bytes, int device, void* stream);
+VFLOW_API int64_t vflow_cuda_actnorm_conv1x1_inverse_workspace(int dtype, int64_t batch, int64_t positions,
+                                                               int64_t channels);
+VFLOW_API int vflow_cuda_actnorm_conv1x1_inverse(int dtype, const void* y, int64_t y_row, int64_t y_stride,
+                                                 const void* scale, const void* bias, const void* weight,
+                                                 void* x, void* logdet, int64_t batch, int64_t positions,
+                                                 int64_t channels, void* workspace, int64_t workspace_bytes,
+                                                 int device, void* stream);
+
+VFLOW_API int64_t vflow_cuda_gated_residual_norm_backward_workspace(int dtype, int64_t rows,
+                                                                    int64_t features);
+VFLOW_API int vflow_cuda_gated_residual_norm(int dtype, const void* x, const void* ab, const void* weight,
+                                             const void* bias, void* y, int64_t rows, int64_t features,
+                                             int device, void* stream);
+// The gradients of weight and bias lie side by side: real grad_weight_bias [2, features].
+VFLOW_API int vflow_cuda_gated_residual_norm_backward(int dtype, const void* grad, const void* x,
+                                                      const void* ab, const void* weight, void* grad_x,
+                                                      void* grad_ab, void* grad_weight_bias, int64_t rows,
+                                                      int64_t features, void* workspace,
+                                                      int64_t workspace_bytes, int device, void* stream);
+
+VFLOW_API int vflow_cuda_concat_elu(int dtype, const void* x, void* y, int64_t rows, int64_t channels,
+                                    int device, void* stream);
+VFLOW_API int vflow_cuda_concat_elu_backward(int dtype, const void* grad, const void* x, void* grad_x,
+                                             int64_t rows, int64_t channels, int device, void* stream);

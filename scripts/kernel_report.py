@@ -1,7 +1,9 @@
-"""Compile the Triton kernels for GPUs that need not be here, and tell what each would use.
+"""Compile all kernels for GPUs that need not be here, and tell what each would use.
 
-Every launcher is called as the operations call it, on CPU tensors; what it launches is compiled to
-a cubin for each architecture instead. For each kernel the table gives warps, registers a thread,
+Every Triton launcher is called as the operations call it, on CPU tensors; what it launches is
+compiled to a cubin for each architecture instead. Of csrc/cuda, where there is an nvcc, every
+kernel of the library is listed under "cuda FILE"; its warps and shared memory are chosen at the
+launch and not told. For each kernel the table gives warps, registers a thread,
 bytes of spills stored and loaded, bytes of shared memory, instructions, and how many global loads
 and stores there are by width in bytes, as counted in the machine code. Nothing here says how fast a
 kernel is.
@@ -12,21 +14,19 @@ kernel is.
 from __future__ import annotations
 
 import argparse
-import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from scripts import cuda_kernels
+from scripts.machine_code import ARCHITECTURES, HEAD, Usage, usages
 from vflow.kernels import (
     actnorm_conv1x1,
     actnorm_conv1x1_backward,
@@ -38,25 +38,7 @@ from vflow.kernels import (
     mixlogistic_inverse,
 )
 
-ARCHITECTURES = (80, 90, 100)
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What one kernel of one launch uses on one architecture."""
-
-    architecture: int
-    case: str
-    kernel: str
-    warps: int
-    registers: int
-    spill_stores: int  # bytes
-    spill_loads: int  # bytes
-    shared: int  # bytes
-    instructions: int
-    loads: dict[int, int]  # bytes -> instructions
-    stores: dict[int, int]
 
 
 class _NoDevice:
@@ -180,58 +162,11 @@ def compile_case(case: str, call: Callable[[], object], architecture: int) -> li
 
 
 def _usage(architecture: int, case: str, kernel: object) -> Usage:
-    metadata, asm = kernel.metadata, kernel.asm
+    metadata = kernel.metadata
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "kernel.cubin")
-        cubin.write_bytes(asm["cubin"])
-        resources = _tool("cuobjdump", "--dump-resource-usage", str(cubin))
-        sass = _tool("cuobjdump", "--dump-sass", str(cubin))
-    return Usage(
-        architecture=architecture,
-        case=case,
-        kernel=metadata.name,
-        warps=metadata.num_warps,
-        registers=int(re.search(r"REG:(\d+)", resources)[1]),
-        # Triton's kernels have no arrays in local memory: whatever goes there is a spill.
-        spill_stores=_total(_widths(sass, "STL")),
-        spill_loads=_total(_widths(sass, "LDL")),
-        shared=metadata.shared,
-        instructions=len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/", sass, re.MULTILINE)),
-        loads=_widths(sass, "LDG"),
-        stores=_widths(sass, "STG"),
-    )
-
-
-def _tool(name: str, *arguments: str) -> str:
-    path = getattr(triton.knobs.nvidia, name).path
-    return subprocess.run([path, *arguments], capture_output=True, text=True, check=True).stdout
-
-
-def _widths(sass: str, instruction: str) -> dict[int, int]:
-    """Count memory accesses by their width in bytes."""
-    counts: dict[int, int] = {}
-    for modifiers in re.findall(rf"\b{instruction}((?:\.\w+)*)", sass):
-        bits = re.search(r"\.(128|64)\b", modifiers)
-        narrow = re.search(r"\.[US](8|16)\b", modifiers)
-        width = int((bits or narrow)[1]) // 8 if bits or narrow else 4
-        counts[width] = counts.get(width, 0) + 1
-    return counts
-
-
-def _total(widths: dict[int, int]) -> int:
-    return sum(width * count for width, count in widths.items())
-
-
-def _row(usage: Usage) -> str:
-    def counts(widths: dict[int, int]) -> str:
-        return " ".join(f"{widths.get(width, 0):4}" for width in (16, 8, 4, 2))
-
-    return (
-        f"{usage.architecture:4} {usage.case:44} {usage.kernel:24} {usage.warps:2} "
-        f"{usage.registers:4} {usage.spill_stores:6} {usage.spill_loads:6} {usage.shared:7} "
-        f"{usage.instructions:6} "
-        f"| {counts(usage.loads)} | {counts(usage.stores)}"
-    )
+        cubin.write_bytes(kernel.asm["cubin"])
+        return usages(cubin, architecture, case, metadata.num_warps, metadata.shared)[0]
 
 
 def main() -> int:
@@ -240,17 +175,25 @@ def main() -> int:
     parser.add_argument("--architectures", type=int, nargs="+", default=ARCHITECTURES)
     parser.add_argument("--only", nargs="+", default=("",), help="how launches' names begin")
     options = parser.parse_args()
-    print(
-        f"{'sm':>4} {'launch':44} {'kernel':24} {'w':>2} {'regs':>4} {'st':>6} {'ld':>6} "
-        f"{'shared':>7} {'instr':>6} | loads of 16, 8, 4, 2 bytes | stores"
-    )
+    print(HEAD)
+    if cuda_kernels.why_not():
+        print(f"without csrc/cuda: {cuda_kernels.why_not()}", file=sys.stderr)
     spilled = False
     for architecture in options.architectures:
-        for case, call in cases(options.only):
-            for usage in compile_case(case, call, architecture):
-                print(_row(usage), flush=True)
-                spilled |= usage.spill_stores + usage.spill_loads > 0
+        for usage in _all_usages(architecture, options.only):
+            print(usage.row, flush=True)
+            spilled |= usage.spill_stores + usage.spill_loads > 0
     return int(spilled)
+
+
+def _all_usages(architecture: int, only: Sequence[str]) -> Iterator[Usage]:
+    for case, call in cases(only):
+        yield from compile_case(case, call, architecture)
+    prefix = "cuda "
+    wanted = [name.removeprefix(prefix) for name in only if name.startswith(prefix)]
+    wanted += ["" for name in only if prefix.startswith(name)]
+    if wanted and cuda_kernels.why_not() is None:
+        yield from cuda_kernels.compile_cuda(architecture, wanted)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tests of the native CPU library under AddressSanitizer and UndefinedBehaviorSanitizer, and the
+# The tests of the native libraries (of CUDA's, emulated) under AddressSanitizer and UndefinedBehaviorSanitizer, and the
 # library's every function once under valgrind where that is installed. Anything found is an error.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -22,6 +22,10 @@ build_library $build "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all
 preload="$(c++ -print-file-name=libasan.so) $(c++ -print-file-name=libubsan.so)"
 ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD=$preload VFLOW_LIBRARY_FOLDER=$PWD/$build/lib \
   $python -m pytest $tests -k "not instruction_set and not other_processors and not math"
+
+# The CUDA kernels in their emulator. What C++17 says of shifts, C++20 and every compiler here do not.
+VFLOW_EMULATOR_FLAGS="-fsanitize=address,undefined -fno-sanitize=shift -fwrapv -fno-sanitize-recover=all" \
+  ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD=$preload $python -m pytest tests/kernels -k "cuda and not offsets and not compiled"
 
 if command -v valgrind > /dev/null; then
   log=$build/valgrind.log

@@ -2,7 +2,7 @@
 // vector types), within 2 ulp where the operations use them. NaN goes through.
 //
 // Own polynomials instead of a vector library: they inline into the kernels' loops, so that everything
-// between two of them stays in registers, and they are the same on every processor and in CUDA.
+// between two of them stays in registers. CUDA puts what its devices do faster in their place (cuda/math.h).
 //
 // Everything is in namespace VFLOW_TARGET: the same source is compiled for several instruction sets into
 // one library, and the linker must not merge their inline functions.
@@ -16,9 +16,11 @@
 #endif
 
 #if defined(__CUDACC__)
-#define VFLOW_INLINE __host__ __device__ inline
+#define VFLOW_INLINE __device__ __forceinline__
+#define VFLOW_UNROLL _Pragma("unroll 8")
 #else
 #define VFLOW_INLINE inline __attribute__((always_inline))
+#define VFLOW_UNROLL
 #endif
 
 namespace vflow::VFLOW_TARGET {
@@ -27,46 +29,78 @@ namespace vflow::VFLOW_TARGET {
 template <class V>
 struct Format;
 
+template <class V>
+VFLOW_INLINE V splat(double value) {
+  return V{} + static_cast<typename Format<V>::Scalar>(value);
+}
+
+// The polynomial in x with these coefficients, that of the lowest power first.
+template <class V>
+VFLOW_INLINE V polynomial(V, double last) {
+  return splat<V>(last);
+}
+template <class V, class... Rest>
+VFLOW_INLINE V polynomial(V x, double first, Rest... rest) {
+  return polynomial(x, rest...) * x + splat<V>(first);
+}
+
 struct Float32 {
   using Scalar = float;
-  static constexpr int mantissa_bits = 23, exp_terms = 5, log_terms = 3, tanh_terms = 5;
-  static constexpr double exp_coefficients[] = {0.49999993447796486827, 0.16666520631709496887,
-                                                0.041668388045313996659, 0.0083687168797281399469,
-                                                0.0013814598646664034453};
-  static constexpr double log_coefficients[] = {0.66666776448652691391, 0.39977532380143308681,
-                                                0.29871996858548021285};
-  static constexpr double tanh_coefficients[] = {-0.33333317532890404749, 0.13332585139660542899,
-                                                 -0.053852196340931969701, 0.021071177702391994402,
-                                                 -0.0062734855968179424043};
+  static constexpr int mantissa_bits = 23;
   static constexpr int32_t one = 0x3f800000, root_half = 0x3f3504f3, magic_bits = 0x4b400000,
                            all_but_sign = 0x7fffffff;
   static constexpr float magic = 0x1.8p23f;  // adding it rounds to an integer, in the low bits
   static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
   static constexpr float exp_least = -87.0f, exp_most = 88.0f;
   static constexpr float epsilon = 0x1p-23f, largest = 0x1.fffffep127f, small = 1e-20f, huge = 1e18f;
+
+  // The minimax polynomials of exp, log and tanh, beyond their first terms.
+  template <class V>
+  static VFLOW_INLINE V exp_tail(V r) {
+    return polynomial(r, 0.49999993447796486827, 0.16666520631709496887, 0.041668388045313996659,
+                      0.0083687168797281399469, 0.0013814598646664034453);
+  }
+  template <class V>
+  static VFLOW_INLINE V log_tail(V s2) {
+    return polynomial(s2, 0.66666776448652691391, 0.39977532380143308681, 0.29871996858548021285);
+  }
+  template <class V>
+  static VFLOW_INLINE V tanh_tail(V x2) {
+    return polynomial(x2, -0.33333317532890404749, 0.13332585139660542899, -0.053852196340931969701,
+                      0.021071177702391994402, -0.0062734855968179424043);
+  }
 };
 
 struct Float64 {
   using Scalar = double;
-  static constexpr int mantissa_bits = 52, exp_terms = 11, log_terms = 8, tanh_terms = 11;
-  static constexpr double exp_coefficients[] = {
-      0.49999999999999999806,   0.16666666666666712896,    0.041666666666667031289,  0.0083333333333041190254,
-      0.0013888888888699584877, 0.00019841269920390118738, 2.4801587702068536117e-5, 2.7557215001241294262e-6,
-      2.7556941016483940586e-7, 2.5118061259024378113e-8,  2.1020529147971622699e-9};
-  static constexpr double log_coefficients[] = {
-      0.6666666666666666097,  0.40000000000006251339, 0.28571428569084479314, 0.22222222647006712174,
-      0.18181775648778162409, 0.15387091487571717558, 0.13250101684761401986, 0.13251478703291524433};
-  static constexpr double tanh_coefficients[] = {
-      -0.33333333333333298284,    0.1333333333332659796,      -0.05396825396374695576,
-      0.021869488385453879875,    -0.0088632325946709773166,  0.003592091960171014721,
-      -0.0014555423811812329718,  0.00058844252487659994557,  -0.00023337644796329362195,
-      0.000083308931426832614396, -0.000019489936114634486262};
+  static constexpr int mantissa_bits = 52;
   static constexpr int64_t one = 0x3ff0000000000000, root_half = 0x3fe6a09e667f3bcd,
                            magic_bits = 0x4338000000000000, all_but_sign = 0x7fffffffffffffff;
   static constexpr double magic = 0x1.8p52;
   static constexpr double ln2_high = 0x1.62e42fefap-1, ln2_low = 0x1.cf79abc9e3b3ap-40;
   static constexpr double exp_least = -708.0, exp_most = 709.0;
   static constexpr double epsilon = 0x1p-52, largest = 0x1.fffffffffffffp1023, small = 1e-200, huge = 1e150;
+
+  template <class V>
+  static VFLOW_INLINE V exp_tail(V r) {
+    return polynomial(r, 0.49999999999999999806, 0.16666666666666712896, 0.041666666666667031289,
+                      0.0083333333333041190254, 0.0013888888888699584877, 0.00019841269920390118738,
+                      2.4801587702068536117e-5, 2.7557215001241294262e-6, 2.7556941016483940586e-7,
+                      2.5118061259024378113e-8, 2.1020529147971622699e-9);
+  }
+  template <class V>
+  static VFLOW_INLINE V log_tail(V s2) {
+    return polynomial(s2, 0.6666666666666666097, 0.40000000000006251339, 0.28571428569084479314,
+                      0.22222222647006712174, 0.18181775648778162409, 0.15387091487571717558,
+                      0.13250101684761401986, 0.13251478703291524433);
+  }
+  template <class V>
+  static VFLOW_INLINE V tanh_tail(V x2) {
+    return polynomial(x2, -0.33333333333333298284, 0.1333333333332659796, -0.05396825396374695576,
+                      0.021869488385453879875, -0.0088632325946709773166, 0.003592091960171014721,
+                      -0.0014555423811812329718, 0.00058844252487659994557, -0.00023337644796329362195,
+                      0.000083308931426832614396, -0.000019489936114634486262);
+  }
 };
 
 template <>
@@ -77,11 +111,6 @@ template <>
 struct Format<double> : Float64 {
   using Bits = int64_t;
 };
-
-template <class V>
-VFLOW_INLINE V splat(double value) {
-  return V{} + static_cast<typename Format<V>::Scalar>(value);
-}
 
 template <class To, class From>
 VFLOW_INLINE To bits_as(From from) {
@@ -142,8 +171,7 @@ VFLOW_INLINE ExpParts<V> exp_parts(V x) {
   const V shifted = x * splat<V>(1.4426950408889634) + splat<V>(F::magic);
   const V n = shifted - splat<V>(F::magic);
   const V r = (x - n * splat<V>(F::ln2_high)) - n * splat<V>(F::ln2_low);
-  V tail = splat<V>(F::exp_coefficients[F::exp_terms - 1]);
-  for (int i = F::exp_terms - 2; i >= 0; --i) tail = tail * r + splat<V>(F::exp_coefficients[i]);
+  const V tail = F::exp_tail(r);
   const Bits power = (bits_as<Bits>(shifted) << F::mantissa_bits) + F::one;
   return {bits_as<V>(power), r + r * r * tail};
 }
@@ -169,6 +197,13 @@ VFLOW_INLINE V exp_minus(V x) {
   return exp_inside(-smaller(splat<V>(-Format<V>::exp_least), x));
 }
 
+// exp(x) of an x that has been rounded, which does more to exp(x) than an exp whose error grows with |x|;
+// what underflows may become 0.
+template <class V>
+VFLOW_INLINE V exp_of_rounded(V x) {
+  return exp_bounded(x);
+}
+
 // exp(x) - 1 of an x known not to overflow.
 template <class V>
 VFLOW_INLINE V expm1_bounded(V x) {
@@ -188,8 +223,7 @@ VFLOW_INLINE V log(V x) {
   const V exponent = bits_as<V>(e + F::magic_bits) - splat<V>(F::magic);
   const V f = m - splat<V>(1);
   const V s = f / (m + splat<V>(1)), s2 = s * s;
-  V tail = splat<V>(F::log_coefficients[F::log_terms - 1]);
-  for (int i = F::log_terms - 2; i >= 0; --i) tail = tail * s2 + splat<V>(F::log_coefficients[i]);
+  const V tail = F::log_tail(s2);
   // 2 s = f - s f, and f is exact.
   const V low = exponent * splat<V>(F::ln2_low) + s * (s2 * tail - f);
   return exponent * splat<V>(F::ln2_high) + (f + low) + (x - x);  // x - x: NaN stays NaN
@@ -200,8 +234,7 @@ template <class V>
 VFLOW_INLINE V tanh(V x) {
   using F = Format<V>;
   const V one = splat<V>(1), two = splat<V>(2), distance = magnitude(x), x2 = x * x;
-  V tail = splat<V>(F::tanh_coefficients[F::tanh_terms - 1]);
-  for (int i = F::tanh_terms - 2; i >= 0; --i) tail = tail * x2 + splat<V>(F::tanh_coefficients[i]);
+  const V tail = F::tanh_tail(x2);
   const V near = x + x * x2 * tail;
   const V s = exp_minus(two * distance), far = one - two * s / (one + s);
   return distance < splat<V>(0.55) ? near : (x < V{} ? -far : far);

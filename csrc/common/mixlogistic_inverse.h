@@ -25,31 +25,36 @@ VFLOW_INLINE V middle_float(V low, V high) {
 }
 
 // The logit of the CDF value that y asks for. With the squash a value outside (0, 1) is clipped inside.
-template <bool squash, class V>
-VFLOW_INLINE V log_odds_of(V y, const Params<V>& params) {
+template <bool squash, class V, class P>
+VFLOW_INLINE V log_odds_of(V y, const P& params) {
   using F = Format<V>;
   const V limit = splat<V>(F::largest / 8);
   V target = (y - params.b()) * exp_bounded(-tanh(params.raw_a()));
   target = clamp(-limit, target, limit);
   if (!squash) return target;
-  const Sigmoids<V> squashed(target);
+  // What is left of the smaller one without its floor has what error there is, enlarged.
+  const V one = splat<V>(1), odds = exp_minus(magnitude(target)), near = one / (one + odds),
+          far = odds / (one + odds);
   const V inv_span = splat<V>(1 / kSquashSpan), floor = splat<V>(kSquashFloor);
   const V least = splat<V>(F::epsilon), most = splat<V>(1 - F::epsilon);
-  return log(clamp(least, (squashed.below - floor) * inv_span, most) /
-             clamp(least, (squashed.above - floor) * inv_span, most));
+  const V log_odds =
+      log(clamp(least, (near - floor) * inv_span, most) / clamp(least, (far - floor) * inv_span, most));
+  return target < V{} ? -log_odds : log_odds;
 }
 
-// x with F(x) = sigmoid(log_odds), as near as its format can tell. `weight` and `inv_scale` are room for K.
-template <class V>
-VFLOW_INLINE V mixture_quantile(V log_odds, const Params<V>& params, V* weight, V* inv_scale) {
+// x with F(x) = sigmoid(log_odds), as near as its format can tell. `weight` and `inv_scale` are room for K,
+// pointers or what can be indexed like one.
+template <class V, class P, class Room>
+VFLOW_INLINE V mixture_quantile(V log_odds, const P& params, Room weight, Room inv_scale) {
   using F = Format<V>;
-  const int64_t components = params.components;
+  using Index = typename P::Index;
+  const auto components = params.components;
   const V eps = splat<V>(F::epsilon), limit = splat<V>(F::largest / 8), half = splat<V>(0.5);
   const V top = params.top(), widest = splat<V>(F::exp_most - 8);
   V low = splat<V>(F::largest), high = -low, x{}, total{};
-  for (int64_t k = 0; k < components; ++k) {
+  for (Index k = 0; k < components; ++k) {
     const V log_scale = smaller(widest, params.log_scale(k));
-    weight[k] = exp_bounded(params.logit(k) - top);
+    weight[k] = exp_of_rounded(params.logit(k) - top);
     inv_scale[k] = exp_minus(log_scale);
     V quantile = params.mean(k) + exp_bounded(log_scale) * log_odds;
     quantile = clamp(-limit, quantile, limit);
@@ -66,7 +71,7 @@ VFLOW_INLINE V mixture_quantile(V log_odds, const Params<V>& params, V* weight, 
   for (int iteration = 0; any(active) && iteration < last_iteration; ++iteration) {
     Sums<V> sums;
     sums.total = total;
-    for (int64_t k = 0; k < components; ++k) {
+    for (Index k = 0; k < components; ++k) {
       const Sigmoids<V> sigmoids((x - params.mean(k)) * inv_scale[k]);
       const V below = weight[k] * sigmoids.below;
       sums.below += below;
@@ -99,10 +104,9 @@ VFLOW_INLINE V mixture_quantile(V log_odds, const Params<V>& params, V* weight, 
   return x;
 }
 
-template <bool squash, class V>
-VFLOW_INLINE Transformed<V> mixlogistic_inverse(V y, const Params<V>& params, V* room) {
-  const V log_odds = log_odds_of<squash>(y, params);
-  const V x = mixture_quantile(log_odds, params, room, room + params.components);
+template <bool squash, class V, class P, class Room>
+VFLOW_INLINE Transformed<V> mixlogistic_inverse(V y, const P& params, Room weight, Room inv_scale) {
+  const V x = mixture_quantile(log_odds_of<squash>(y, params), params, weight, inv_scale);
   return {x, -mixlogistic<squash>(x, params).log_derivative};
 }
 

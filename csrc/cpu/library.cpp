@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../common/errors.h"
 #include "../vflow.h"
 
 #include "target.h"
@@ -81,33 +82,4 @@ int vflow_abi_version(void) { return VFLOW_ABI_VERSION; }
 
 const char* vflow_cpu_target(void) { return vflow::name_of(vflow::best_target()); }
 
-const char* vflow_error_message(int error) {
-  switch (error) {
-    case VFLOW_OK:
-      return "no error";
-    case VFLOW_ERROR_NULL_POINTER:
-      return "a pointer is null";
-    case VFLOW_ERROR_NEGATIVE_SIZE:
-      return "a size is negative";
-    case VFLOW_ERROR_COMPONENTS:
-      return "components must be at least 1";
-    case VFLOW_ERROR_OVERFLOW:
-      return "the sizes are too large";
-    case VFLOW_ERROR_THREADS:
-      return "threads must be at least 1";
-    case VFLOW_ERROR_OUT_OF_MEMORY:
-      return "out of memory";
-    case VFLOW_ERROR_DTYPE:
-      return "dtype must be one of enum vflow_dtype";
-    case VFLOW_ERROR_ROWS:
-      return "a row must divide its array, and a stride must not be negative";
-    case VFLOW_ERROR_FLAG:
-      return "a flag must be 0 or 1";
-    case VFLOW_ERROR_CHANNELS:
-      return "channels and heads must be at least 1";
-    case VFLOW_ERROR_DROPOUT:
-      return "dropout must be in [0, 1)";
-    default:
-      return "unknown error";
-  }
-}
+const char* vflow_error_message(int error) { return vflow::message_of(error); }

@@ -86,10 +86,10 @@ double forward_run(const MixlogisticArrays& arrays, int64_t, int64_t first, int6
 
 template <class S, bool squash>
 double inverse_run(const MixlogisticArrays& arrays, int64_t, int64_t first, int64_t count, void* scratch) {
-  return map_run<S, 0>(arrays, first, count, scratch,
-                       [](Vector<S> y, const Params<Vector<S>>& params, const Room<S>& room) {
-                         return mixlogistic_inverse<squash>(y, params, room.kept);
-                       });
+  return map_run<S, 0>(
+      arrays, first, count, scratch, [](Vector<S> y, const Params<Vector<S>>& params, const Room<S>& room) {
+        return mixlogistic_inverse<squash>(y, params, room.kept, room.kept + params.components);
+      });
 }
 
 template <class S, bool squash, int K>

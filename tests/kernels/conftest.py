@@ -1,4 +1,6 @@
-"""Triton kernels run on the device where there is one, and else in Triton's interpreter on the CPU.
+"""Kernels run on the device where there is one.
+
+Else Triton's run in its interpreter on the CPU, and those of csrc/cuda in the emulator here.
 
 Triton decides when a kernel is defined whether it is to be interpreted, its own library's included:
 everything is imported here, with the environment variable set for as long as that takes, and again
@@ -14,7 +16,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.kernels import emulated
 from tests.kernels.agreement import DEVICE
+from vflow.ops import native
 
 MODULES = (
     "mixlogistic",
@@ -45,8 +49,43 @@ def _import_kernels() -> SimpleNamespace | str:
 _KERNELS = _import_kernels()
 
 
+# The launchers of csrc/cuda, by the names of the files of Triton's.
+CUDA_MODULES = {
+    "mixlogistic": "mixlogistic",
+    "mixlogistic_inverse": "mixlogistic",
+    "actnorm_conv1x1": "actnorm_conv1x1",
+    "actnorm_conv1x1_backward": "actnorm_conv1x1",
+    "gated_residual_norm": "gated_residual_norm",
+    "concat_elu": "concat_elu",
+}
+
+
+@pytest.fixture(params=["triton", "cuda"])
+def kernels(request) -> SimpleNamespace:
+    """The launchers of either backend, which take and give the same."""
+    return request.getfixturevalue(f"{request.param}_kernels")
+
+
+@pytest.fixture
+def cuda_kernels(monkeypatch) -> SimpleNamespace:
+    """The launchers of the CUDA library, or of its emulation."""
+    if DEVICE == "cpu":
+        if emulated.why_not():
+            pytest.skip(emulated.why_not())
+        monkeypatch.setattr(native, "cuda_library", emulated.library)
+        monkeypatch.setattr(native, "queue_of", lambda x: (0, 0))
+    elif native.cuda_missing():
+        pytest.skip(native.cuda_missing())
+    return SimpleNamespace(
+        **{
+            name: importlib.import_module(f"vflow.ops.cuda.{module}")
+            for name, module in CUDA_MODULES.items()
+        }
+    )
+
+
 @pytest.fixture(scope="session")
-def kernels() -> SimpleNamespace:
+def triton_kernels() -> SimpleNamespace:
     if isinstance(_KERNELS, str):
         pytest.skip(_KERNELS)
     if DEVICE == "cpu":

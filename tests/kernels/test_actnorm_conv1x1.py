@@ -69,9 +69,10 @@ def test_vectors_and_small_and_large_images(forward, invert, backward, shape):
     assert_all_agree(forward, invert, backward, *make(shape, torch.float64))
 
 
-def test_more_images_than_programs(kernels, backward, monkeypatch):
+def test_more_images_than_programs(triton_kernels, monkeypatch):
     """A program sums over several images, the last of them over fewer."""
-    monkeypatch.setattr(kernels.actnorm_conv1x1_backward, "_ENOUGH_PROGRAMS", 6)
+    monkeypatch.setattr(triton_kernels.actnorm_conv1x1_backward, "_ENOUGH_PROGRAMS", 6)
+    backward = triton_kernels.actnorm_conv1x1_backward.actnorm_conv1x1_backward
     for shape in ((11, 37, 2), (71, 5, 2)):
         inputs, grads = make(shape, torch.float32)
         assert_agrees(backward, reference.actnorm_conv1x1_backward, (*grads, *inputs))

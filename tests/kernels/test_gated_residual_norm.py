@@ -48,9 +48,11 @@ def test_one_feature_and_many(forward, backward, features):
     assert_both_agree(forward, backward, make((17,), features, torch.float64))
 
 
-def test_more_rows_than_programs(kernels, forward, backward, monkeypatch):
+def test_more_rows_than_programs(triton_kernels, monkeypatch):
     """Each visits several blocks of rows, some one fewer than others."""
-    monkeypatch.setattr(kernels.gated_residual_norm, "_BACKWARD_PROGRAMS", 3)
+    monkeypatch.setattr(triton_kernels.gated_residual_norm, "_BACKWARD_PROGRAMS", 3)
+    norm = triton_kernels.gated_residual_norm
+    forward, backward = norm.gated_residual_norm, norm.gated_residual_norm_backward
     assert_both_agree(forward, backward, make((67,), 200, torch.float32))
 
 

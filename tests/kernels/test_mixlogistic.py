@@ -223,13 +223,13 @@ def test_inverse_ends_for_absurd_parameters(invert):
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="a compiled kernel does not see the change")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_bisection_alone_ends_at_the_answer(kernels, monkeypatch, dtype):
+def test_bisection_alone_ends_at_the_answer(triton_kernels, monkeypatch, dtype):
     """What Newton's method leaves unsettled, the count of floats in the bracket settles."""
-    monkeypatch.setattr(kernels.mixlogistic_inverse, "NEWTON_ITERATIONS", 0)
+    monkeypatch.setattr(triton_kernels.mixlogistic_inverse, "NEWTON_ITERATIONS", 0)
     x, params, _, _ = make((1, 20), 4, dtype)
     params[..., 2:6] *= 10
     y, _ = squashed.mixlogistic(x.cpu(), params.cpu())
-    found, _ = kernels.mixlogistic_inverse.mixlogistic_inverse(y, params, squash=True)
+    found, _ = triton_kernels.mixlogistic_inverse.mixlogistic_inverse(y, params, squash=True)
     back, _ = squashed.mixlogistic(found.cpu(), params.cpu())
     tolerance = 16 * torch.finfo(dtype).eps
     torch.testing.assert_close(back, y, rtol=tolerance, atol=tolerance)

@@ -16,15 +16,26 @@ CASES = [name for name in ALL if not name.startswith("self_attention")]
 WITH_GRADIENT = [name for name in DIFFERENTIABLE if name in CASES]
 
 
-@pytest.fixture(autouse=True)
-def _triton_backend(kernels, monkeypatch):
-    """Where there is no device, let the backend take tensors on the CPU, interpreted."""
-    if DEVICE == "cuda":
-        return
-    monkeypatch.setitem(backend._DEVICES, "triton", ("cpu",))
-    for known in backend._implementations.values():
-        if "triton" in known:
-            monkeypatch.setitem(known, "triton", dataclasses.replace(known["triton"], missing=None))
+@pytest.fixture(params=["triton", "cuda"])
+def backend_name(request, monkeypatch):
+    """A backend; where there is no device, it takes tensors on the CPU, interpreted or emulated."""
+    name = request.param
+    request.getfixturevalue(f"{name}_kernels")
+    if DEVICE == "cpu":
+        monkeypatch.setitem(backend._DEVICES, name, ("cpu",))
+        for known in backend._implementations.values():
+            if name in known:
+                monkeypatch.setitem(known, name, dataclasses.replace(known[name], missing=None))
+    return name
+
+
+@pytest.fixture
+def name(request, backend_name):
+    """A case that the backend has kernels for."""
+    if backend_name == "cuda" and "dropout" in request.param:
+        assert "cuda" not in backend._implementations[request.param]
+        pytest.skip("csrc/cuda has no dropout")
+    return request.param
 
 
 def make(name, batch, dtype):
@@ -39,27 +50,29 @@ def run(name, inputs, backend):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("name", CASES)
-def test_agrees_with_the_reference(name, dtype):
+@pytest.mark.parametrize("name", CASES, indirect=True)
+def test_agrees_with_the_reference(backend_name, name, dtype):
     inputs = make(name, 5, dtype)
     here = tuple(t.cpu() for t in inputs)
     truth = run(name, tuple(t.double() for t in here), "reference")
     expected = run(name, here, "reference")
-    for i, (a, e, t) in enumerate(zip(run(name, inputs, "triton"), expected, truth, strict=True)):
+    for i, (a, e, t) in enumerate(
+        zip(run(name, inputs, backend_name), expected, truth, strict=True)
+    ):
         assert_within_budget(f"output or gradient {i}", a.cpu(), e, t)
 
 
-@pytest.mark.parametrize("name", WITH_GRADIENT)
-def test_gradcheck(name):
+@pytest.mark.parametrize("name", WITH_GRADIENT, indirect=True)
+def test_gradcheck(backend_name, name):
     inputs = tuple(t.requires_grad_() for t in make(name, 2, torch.float64))
     fast = DEVICE == "cpu"  # along one random direction
-    with use_backend("triton"):
+    with use_backend(backend_name):
         assert torch.autograd.gradcheck(DIFFERENTIABLE[name].function, inputs, fast_mode=fast)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", WITH_GRADIENT)
-def test_a_step_is_captured_in_a_graph(name):
+@pytest.mark.parametrize("name", WITH_GRADIENT, indirect=True)
+def test_a_step_is_captured_in_a_graph(backend_name, name):
     """Nothing makes the host wait: a captured step gives the bits of one that is not."""
     function = DIFFERENTIABLE[name].function
     leaves = tuple(t.requires_grad_() for t in make(name, 3, torch.float32))
@@ -70,7 +83,7 @@ def test_a_step_is_captured_in_a_graph(name):
         return [*results, *torch.autograd.grad(results, leaves, ones)]
 
     stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-    with use_backend("triton"), torch.cuda.stream(stream):
+    with use_backend(backend_name), torch.cuda.stream(stream):
         expected = step()  # compiles
         stream.synchronize()
         with torch.cuda.graph(graph, stream=stream):

@@ -190,12 +190,18 @@ def test_environment_variable(name, message):
         assert f"ValueError: {message}" in found.stderr
 
 
-def test_a_library_that_does_not_fit_says_why(tmp_path, monkeypatch):
-    garbage = tmp_path / "libvflow_cpu.so"
-    garbage.write_bytes(b"not a library")
-    with pytest.raises(native.LibraryMissing, match=r"libvflow_cpu.so does not load: "):
-        native.load(garbage)
-    reason = f"has ABI version {native.ABI_VERSION}, this package needs 99"
+@pytest.mark.parametrize("name", ["cpu", "cuda"])
+def test_a_library_that_does_not_load_says_why(tmp_path, name):
+    load, path = getattr(native, f"load_{name}"), tmp_path / f"libvflow_{name}.so"
+    with pytest.raises(native.LibraryMissing, match=rf"{path.name} was not built \(pip install"):
+        load(path)
+    path.write_bytes(b"not a library")
+    with pytest.raises(native.LibraryMissing, match=rf"{path.name} does not load: "):
+        load(path)
+
+
+def test_a_library_of_another_version_says_so(monkeypatch):
+    found = f"has ABI version {native.ABI_VERSION}, this package needs 99"
     monkeypatch.setattr(native, "ABI_VERSION", 99)
-    with pytest.raises(native.LibraryMissing, match=reason):
-        native.load(native.LIBRARY_FOLDER / "libvflow_cpu.so")
+    with pytest.raises(native.LibraryMissing, match=found):
+        native.load_cpu(native.LIBRARY_FOLDER / "libvflow_cpu.so")

@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from vflow.ops.backend import Implementation, native_cpu, triton_gpu
+from vflow.ops.backend import Implementation, native_cpu, native_cuda, triton_gpu
 from vflow.ops.checks import check_like, check_rank, check_shape, check_tensor, logdet_dtype
 from vflow.ops.cpu import actnorm_conv1x1 as cpu
+from vflow.ops.cuda import actnorm_conv1x1 as cuda
 from vflow.ops.library import Operation
 from vflow.ops.reference import actnorm_conv1x1 as reference
 
@@ -93,6 +94,7 @@ _actnorm_conv1x1_backward = Operation(
     reference=Implementation(launch=reference.actnorm_conv1x1_backward),
     cpu=native_cpu(cpu.actnorm_conv1x1_backward),
     triton=triton_gpu("actnorm_conv1x1_backward", "actnorm_conv1x1_backward"),
+    cuda=native_cuda(cuda.actnorm_conv1x1_backward),
 )
 _actnorm_conv1x1 = Operation(
     "actnorm_conv1x1",
@@ -102,6 +104,7 @@ _actnorm_conv1x1 = Operation(
     reference=Implementation(launch=reference.actnorm_conv1x1),
     cpu=native_cpu(cpu.actnorm_conv1x1),
     triton=triton_gpu("actnorm_conv1x1", "actnorm_conv1x1"),
+    cuda=native_cuda(cuda.actnorm_conv1x1),
 )
 _actnorm_conv1x1_inverse = Operation(
     "actnorm_conv1x1_inverse",
@@ -110,4 +113,5 @@ _actnorm_conv1x1_inverse = Operation(
     reference=Implementation(launch=reference.actnorm_conv1x1_inverse),
     cpu=native_cpu(cpu.actnorm_conv1x1_inverse),
     triton=triton_gpu("actnorm_conv1x1", "actnorm_conv1x1_inverse"),
+    cuda=native_cuda(cuda.actnorm_conv1x1_inverse),
 )

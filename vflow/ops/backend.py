@@ -22,7 +22,9 @@ BACKENDS = ("reference", "cpu", "triton", "cuda")
 ENVIRONMENT_VARIABLE = "VFLOW_BACKEND"
 ANY_DTYPE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-_BEST_FIRST = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
+# Nobody has measured CUDA's kernels against Triton's on a device yet. Whoever does tells it
+# operation by operation, by `Operation(..., first="cuda")`.
+_BEST_FIRST = {"cpu": ("cpu", "reference"), "cuda": ("triton", "cuda", "reference")}
 _DEVICES = {"cpu": ("cpu",), "triton": ("cuda",), "cuda": ("cuda",)}
 
 
@@ -36,11 +38,20 @@ class Implementation:
     """The dtypes of the first tensor that it takes."""
     missing: str | None = None
     """Why it cannot run here; None if it can."""
+    capability: tuple[int, int] = (0, 0)
+    """The least compute capability of a CUDA device that it runs on."""
 
 
 def native_cpu(launch: Callable[..., Any]) -> Implementation:
     """An implementation on the native CPU library."""
     return Implementation(launch=launch, dtypes=tuple(native.DTYPES), missing=native.cpu_missing())
+
+
+def native_cuda(launch: Callable[..., Any]) -> Implementation:
+    """An implementation on the native CUDA library."""
+    return Implementation(
+        launch=launch, missing=native.cuda_missing(), capability=native.LEAST_CAPABILITY
+    )
 
 
 def triton_gpu(module: str, name: str, **options: Any) -> Implementation:
@@ -50,12 +61,30 @@ def triton_gpu(module: str, name: str, **options: Any) -> Implementation:
 
 
 _implementations: dict[str, dict[str, Implementation]] = {}
+_first: dict[str, str] = {}
 _forced: str | None = os.environ.get(ENVIRONMENT_VARIABLE) or None
 
 
-def register(operation: str, **implementations: Implementation) -> None:
-    """Make implementations known, by backend name."""
+def register(
+    operation: str, *, first: str | None = None, **implementations: Implementation
+) -> None:
+    """Make implementations known, by backend name.
+
+    Args:
+        operation: The operation's stem.
+        first: The backend to prefer for it to the device's usual order.
+        implementations: By backend name.
+    """
     _implementations.setdefault(operation, {}).update(implementations)
+    if first is not None:
+        _first[operation] = first
+
+
+def order(operation: str, device_type: str) -> tuple[str, ...]:
+    """The backends for a type of device, in the order in which an operation tries them."""
+    usual = _BEST_FIRST.get(device_type, ())
+    first = _first.get(operation)
+    return usual if first not in usual else (first, *(name for name in usual if name != first))
 
 
 def implementation(operation: str, name: str) -> Implementation:
@@ -75,8 +104,8 @@ def choose(operation: str, x: Tensor) -> str:
         if problem is not None:
             raise ValueError(problem)
         return _forced
-    for name in _BEST_FIRST.get(x.device.type, ()):
-        if name in known and known[name].missing is None and x.dtype in known[name].dtypes:
+    for name in order(operation, x.device.type):
+        if name in known and _runs(known[name], x):
             return name
     return "reference"
 
@@ -112,7 +141,10 @@ def describe() -> dict[str, dict[str, str]]:
         {operation: {backend: "available" or the reason why not}}, backward operations included.
     """
     return {
-        operation: {name: _reason_missing(operation, name) or "available" for name in BACKENDS}
+        operation: {
+            name: _reason_missing(operation, name) or _too_old_here(operation, name) or "available"
+            for name in BACKENDS
+        }
         for operation in sorted(_implementations)
     }
 
@@ -123,6 +155,8 @@ def _problem(operation: str, name: str, x: Tensor) -> str | None:
     reason = _reason_missing(operation, name)
     if reason is None and name in _DEVICES and x.device.type not in _DEVICES[name]:
         reason = f"it takes tensors on {' or '.join(_DEVICES[name])}, got {x.device.type}"
+    if reason is None:
+        reason = _too_old(_implementations[operation][name], x.device)
     if reason is None and x.dtype not in _implementations[operation][name].dtypes:
         dtypes = _implementations[operation][name].dtypes
         reason = f"it takes {' or '.join(str(dtype) for dtype in dtypes)}, got {x.dtype}"
@@ -130,6 +164,29 @@ def _problem(operation: str, name: str, x: Tensor) -> str | None:
         return None
     others = [other for other in BACKENDS if _reason_missing(operation, other) is None]
     return f"backend '{name}' cannot run {operation}: {reason}; available: {', '.join(others)}"
+
+
+def _runs(known: Implementation, x: Tensor) -> bool:
+    return known.missing is None and x.dtype in known.dtypes and _too_old(known, x.device) is None
+
+
+def _too_old(known: Implementation, device: torch.device) -> str | None:
+    """Say why an implementation cannot run on a CUDA device, or None if it can."""
+    if device.type != "cuda" or known.capability == (0, 0):
+        return None
+    found = torch.cuda.get_device_capability(device)
+    if found >= known.capability:
+        return None
+    least, has = (".".join(map(str, version)) for version in (known.capability, found))
+    return f"it needs a device of compute capability {least} or above, {device} has {has}"
+
+
+def _too_old_here(operation: str, name: str) -> str | None:
+    """The first reason among the CUDA devices that are here."""
+    known = _implementations[operation][name]
+    devices = range(torch.cuda.device_count()) if known.capability > (0, 0) else ()
+    reasons = (_too_old(known, torch.device("cuda", index)) for index in devices)
+    return next((reason for reason in reasons if reason is not None), None)
 
 
 def _reason_missing(operation: str, name: str) -> str | None:

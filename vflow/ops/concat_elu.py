@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vflow.ops.backend import Implementation, native_cpu, triton_gpu
+from vflow.ops.backend import Implementation, native_cpu, native_cuda, triton_gpu
 from vflow.ops.checks import check_dropout, check_rank, check_tensor
 from vflow.ops.cpu import concat_elu as cpu
+from vflow.ops.cuda import concat_elu as cuda
 from vflow.ops.dropout import draw_seed
 from vflow.ops.library import Operation
 from vflow.ops.reference import concat_elu as reference
@@ -52,6 +53,7 @@ _concat_elu_backward = Operation(
     reference=Implementation(launch=reference.concat_elu_backward),
     cpu=native_cpu(cpu.concat_elu_backward),
     triton=triton_gpu("concat_elu", "concat_elu_backward"),
+    cuda=native_cuda(cuda.concat_elu_backward),
 )
 _concat_elu = Operation(
     "concat_elu",
@@ -61,6 +63,7 @@ _concat_elu = Operation(
     reference=Implementation(launch=reference.concat_elu),
     cpu=native_cpu(cpu.concat_elu),
     triton=triton_gpu("concat_elu", "concat_elu"),
+    cuda=native_cuda(cuda.concat_elu),
 )
 _concat_elu_dropout_backward = Operation(
     "concat_elu_dropout_backward",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vflow.ops.backend import Implementation, native_cpu, triton_gpu
+from vflow.ops.backend import Implementation, native_cpu, native_cuda, triton_gpu
 from vflow.ops.checks import check_device, check_rank, check_shape, check_tensor
 from vflow.ops.cpu import gated_residual_norm as cpu
+from vflow.ops.cuda import gated_residual_norm as cuda
 from vflow.ops.library import Operation
 from vflow.ops.reference import gated_residual_norm as reference
 
@@ -61,6 +62,7 @@ _gated_residual_norm_backward = Operation(
     reference=Implementation(launch=reference.gated_residual_norm_backward),
     cpu=native_cpu(cpu.gated_residual_norm_backward),
     triton=triton_gpu("gated_residual_norm", "gated_residual_norm_backward"),
+    cuda=native_cuda(cuda.gated_residual_norm_backward),
 )
 _gated_residual_norm = Operation(
     "gated_residual_norm",
@@ -70,4 +72,5 @@ _gated_residual_norm = Operation(
     reference=Implementation(launch=reference.gated_residual_norm),
     cpu=native_cpu(cpu.gated_residual_norm),
     triton=triton_gpu("gated_residual_norm", "gated_residual_norm"),
+    cuda=native_cuda(cuda.gated_residual_norm),
 )

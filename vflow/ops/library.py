@@ -34,6 +34,7 @@ class Operation:
         fake: Callable[..., Any],
         backward: Callable[..., Any] | None = None,
         saves_outputs: bool = False,
+        first: str | None = None,
         **implementations: backend.Implementation,
     ) -> None:
         """Define `vflow::name`.
@@ -47,10 +48,12 @@ class Operation:
                 leading tensors; those after them have none. Calls registered operators only
                 (`Operation.run`).
             saves_outputs: Whether the outputs are saved, too, after the arguments.
+            first: The backend that a measurement has shown to be best on its device, if it is not
+                the first of the device's usual order.
             implementations: By backend name.
         """
         self.name = name
-        backend.register(name, **implementations)
+        backend.register(name, first=first, **implementations)
         arguments, returns = signature.split(" -> ")
         self._tensors = arguments.count("Tensor ")
         qualname = f"{NAMESPACE}::{name}"

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from vflow.ops.backend import Implementation, native_cpu, triton_gpu
+from vflow.ops.backend import Implementation, native_cpu, native_cuda, triton_gpu
 from vflow.ops.checks import check_like, check_rank, check_tensor, logdet_dtype
 from vflow.ops.cpu import mixlogistic as cpu
+from vflow.ops.cuda import mixlogistic as cuda
 from vflow.ops.library import Operation
 from vflow.ops.reference import mixlogistic as reference
 from vflow.ops.reference import mixlogistic_unsquashed as unsquashed
@@ -81,6 +82,7 @@ _mixlogistic_backward = Operation(
     reference=Implementation(launch=reference.mixlogistic_backward),
     cpu=native_cpu(partial(cpu.mixlogistic_backward, squash=True)),
     triton=triton_gpu("mixlogistic", "mixlogistic_backward", squash=True),
+    cuda=native_cuda(partial(cuda.mixlogistic_backward, squash=True)),
 )
 
 
@@ -98,6 +100,7 @@ _mixlogistic = Operation(
     reference=Implementation(launch=reference.mixlogistic),
     cpu=native_cpu(partial(cpu.mixlogistic, squash=True)),
     triton=triton_gpu("mixlogistic", "mixlogistic", squash=True),
+    cuda=native_cuda(partial(cuda.mixlogistic, squash=True)),
 )
 
 _mixlogistic_unsquashed_backward = Operation(
@@ -107,6 +110,7 @@ _mixlogistic_unsquashed_backward = Operation(
     reference=Implementation(launch=unsquashed.mixlogistic_unsquashed_backward),
     cpu=native_cpu(partial(cpu.mixlogistic_backward, squash=False)),
     triton=triton_gpu("mixlogistic", "mixlogistic_backward", squash=False),
+    cuda=native_cuda(partial(cuda.mixlogistic_backward, squash=False)),
 )
 
 
@@ -124,4 +128,5 @@ _mixlogistic_unsquashed = Operation(
     reference=Implementation(launch=unsquashed.mixlogistic_unsquashed),
     cpu=native_cpu(partial(cpu.mixlogistic, squash=False)),
     triton=triton_gpu("mixlogistic", "mixlogistic", squash=False),
+    cuda=native_cuda(partial(cuda.mixlogistic, squash=False)),
 )

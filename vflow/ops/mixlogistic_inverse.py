@@ -6,8 +6,9 @@ from functools import partial
 
 from torch import Tensor
 
-from vflow.ops.backend import Implementation, native_cpu, triton_gpu
+from vflow.ops.backend import Implementation, native_cpu, native_cuda, triton_gpu
 from vflow.ops.cpu import mixlogistic as cpu
+from vflow.ops.cuda import mixlogistic as cuda
 from vflow.ops.library import Operation
 from vflow.ops.mixlogistic import check_mixture, empty_like_images
 from vflow.ops.reference import mixlogistic_inverse as reference
@@ -53,6 +54,7 @@ _mixlogistic_inverse = Operation(
     reference=Implementation(launch=reference.mixlogistic_inverse),
     cpu=native_cpu(partial(cpu.mixlogistic_inverse, squash=True)),
     triton=triton_gpu("mixlogistic_inverse", "mixlogistic_inverse", squash=True),
+    cuda=native_cuda(partial(cuda.mixlogistic_inverse, squash=True)),
 )
 
 _mixlogistic_unsquashed_inverse = Operation(
@@ -62,4 +64,5 @@ _mixlogistic_unsquashed_inverse = Operation(
     reference=Implementation(launch=reference.mixlogistic_unsquashed_inverse),
     cpu=native_cpu(partial(cpu.mixlogistic_inverse, squash=False)),
     triton=triton_gpu("mixlogistic_inverse", "mixlogistic_inverse", squash=False),
+    cuda=native_cuda(partial(cuda.mixlogistic_inverse, squash=False)),
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vflow.ops import backend, gpu
+from vflow.ops import backend, gpu, native
 from vflow.ops.backend import Implementation, native_cpu
 from vflow.ops.checks import check_tensor, logdet_dtype
 from vflow.ops.cpu import self_attention as cpu
@@ -55,9 +55,9 @@ def _backward(
     return _self_attention_backward.run(grad, grad_log_total, *saved, backend)
 
 
-def _pytorch(launch: Callable[..., Any]) -> Implementation:
-    """PyTorch's own kernel among the Triton ones: a model can run on them as a whole."""
-    return Implementation(launch=launch, missing=gpu.triton_missing())
+def _pytorch(launch: Callable[..., Any], missing: str | None) -> Implementation:
+    """PyTorch's own kernel among those of a GPU backend: a model can run on them as a whole."""
+    return Implementation(launch=launch, missing=missing)
 
 
 _self_attention_backward = Operation(
@@ -66,7 +66,8 @@ _self_attention_backward = Operation(
     fake=lambda grad, grad_log_total, qkv, output, log_total: qkv.new_empty(qkv.shape),
     reference=Implementation(launch=reference.self_attention_backward),
     cpu=native_cpu(cpu.self_attention_backward),
-    triton=_pytorch(reference.self_attention_backward),
+    triton=_pytorch(reference.self_attention_backward, gpu.triton_missing()),
+    cuda=_pytorch(reference.self_attention_backward, native.cuda_missing()),
 )
 _self_attention = Operation(
     "self_attention",
@@ -77,5 +78,6 @@ _self_attention = Operation(
     saves_outputs=True,
     reference=Implementation(launch=reference.self_attention),
     cpu=native_cpu(cpu.self_attention),
-    triton=_pytorch(reference.self_attention),
+    triton=_pytorch(reference.self_attention, gpu.triton_missing()),
+    cuda=_pytorch(reference.self_attention, native.cuda_missing()),
 )

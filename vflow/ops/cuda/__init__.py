@@ -1,0 +1,1 @@
+"""Launchers of the CUDA kernels in csrc/cuda: tensors in, tensors out."""
