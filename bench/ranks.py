@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -22,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 from bench.configurations import CONFIGURATIONS  # noqa: E402
 from vflow.console import RunStopped  # noqa: E402
 from vflow.train.distributed import Ranks  # noqa: E402
+from vflow.train.trainer import Trainer  # noqa: E402
 
 
 def measure_scaling(
@@ -43,18 +45,19 @@ def measure_scaling(
     one, all_of_them = (
         _torchrun(preset, batch_size, count, device, rounds, threads) for count in (1, ranks)
     )
+    alone = one["images_per_second"]
     return {
+        **all_of_them,
         "ranks": ranks,
         "threads": threads,
-        "one_rank_images_per_second": one,
-        "images_per_second": all_of_them,
-        "efficiency": all_of_them / (ranks * one),
+        "one_rank_images_per_second": alone,
+        "efficiency": all_of_them["images_per_second"] / (ranks * alone),
     }
 
 
 def _torchrun(
     preset: str, batch_size: int, ranks: int, device: str, rounds: int, threads: int
-) -> float:
+) -> dict[str, Any]:
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     arguments = [preset, str(batch_size), device, str(rounds)]
     done = subprocess.run(
@@ -66,7 +69,7 @@ def _torchrun(
     )
     if done.returncode:
         raise RunStopped(f"{ranks} ranks failed; the reason is above")
-    return float(json.loads(done.stdout.splitlines()[-1]))
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def _measure(preset: str, batch_size: int, device_name: str, rounds: int) -> None:
@@ -84,7 +87,25 @@ def _measure(preset: str, batch_size: int, device_name: str, rounds: int) -> Non
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
         if ranks.is_main:
-            print(json.dumps(batch_size * ranks.size / statistics.median(times[2:])))
+            rate = batch_size * ranks.size / statistics.median(times[2:])
+            print(json.dumps({"images_per_second": rate, **_messages(trainer)}))
+
+
+def _messages(trainer: Trainer) -> dict[str, Any]:
+    """What DistributedDataParallel says of its sums: bytes a step, seconds, and how many hide."""
+    if not isinstance(trainer.forward, DistributedDataParallel):
+        return {}
+    data = trainer.forward._get_ddp_logging_data()
+    buckets = [int(size) for size in data["rebuilt_bucket_sizes"].split(",")]
+    seconds = {
+        name: data[f"avg_backward_{key}_time"] / 1e9
+        for name, key in (
+            ("backward_seconds", "compute"),
+            ("sum_seconds", "comm"),
+            ("hidden_seconds", "compute_comm_overlap"),
+        )
+    }
+    return {"summed_bytes": sum(buckets), "buckets": len(buckets), **seconds}
 
 
 if __name__ == "__main__":

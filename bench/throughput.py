@@ -251,7 +251,11 @@ def main() -> None:
             print(
                 f"  {options.ranks} ranks: {scaling['images_per_second']:.3f} images/s, one rank "
                 f"{scaling['one_rank_images_per_second']:.3f}; efficiency "
-                f"{scaling['efficiency']:.1%} ({scaling['threads']} threads a rank)"
+                f"{scaling['efficiency']:.1%} ({scaling['threads']} threads a rank)\n"
+                f"  gradients: {scaling['summed_bytes'] / 1e6:.1f} MB a step in "
+                f"{scaling['buckets']} buckets, {1e3 * scaling['sum_seconds']:.1f} ms to sum, "
+                f"{1e3 * scaling['hidden_seconds']:.1f} ms of it within the "
+                f"{1e3 * scaling['backward_seconds']:.1f} ms of the backward pass"
             )
         results.append(result)
     print(f"\n{time.monotonic() - began:.0f} s")

@@ -84,16 +84,16 @@ class Trainer:
         self.model.set_precision("bf16" if self.config.precision == "bf16" else "fp32")
         self.model.set_recompute(self.config.recompute)
         self.model.train()
-        self._forward: Any = self.model
+        self.forward: Any = self.model
         self._without_sync: Callable[[], AbstractContextManager[None]] = nullcontext
         if self.ranks.size > 1:
-            self._forward = self._distributed()
-            self._without_sync = self._forward.no_sync
+            self.forward = self._distributed()
+            self._without_sync = self.forward.no_sync
         self.ema = Ema(self.model, self.config.optim.ema)
         # Whatever the steps run in, evaluation is exact, and comparable with any other.
         self.averaged_model.set_precision("fp32")
         if self.config.compile:
-            self._forward = torch.compile(self._forward)
+            self.forward = torch.compile(self.forward)
         if checkpoint is not None:
             self._restore(checkpoint)
 
@@ -200,7 +200,7 @@ class Trainer:
             rows = slice(part * size, (part + 1) * size)
             # The gradients' sums over the processes are taken in the last part only.
             with self._without_sync() if part < parts - 1 else nullcontext():
-                elbo = self._forward(images[rows], **{k: eps[rows] for k, eps in noise.items()})
+                elbo = self.forward(images[rows], **{k: eps[rows] for k, eps in noise.items()})
                 # What is clipped at norm 1 is the gradient of bits/dim, as in the authors' code;
                 # that of nats an image is thousands of times as long.
                 loss = self.model.to_bits_per_dim(elbo).mean() / parts

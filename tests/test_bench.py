@@ -1,0 +1,109 @@
+"""The benchmarks run, and say what they should; how fast is not for a test."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+
+import pytest
+import torch
+
+from bench import configurations, cost_model, throughput
+from bench.chart import draw_chart
+from bench.flops import count_flops
+from bench.peer import load_peer
+from bench.workloads import BISECTED
+from vflow import create_model
+from vflow.models import model_config
+from vflow.ops import concat_elu, dropout
+
+
+def _options(**changes) -> throughput.Options:
+    fields = {"presets": ("vflow-tiny",), "batch_size": 2, "rounds": 1, "device": "cpu"}
+    return throughput.Options(**{**fields, **changes})
+
+
+def test_throughput_times_every_workload_of_every_configuration(tmp_path, capsys):
+    result = throughput.measure("vflow-tiny", _options(bisection=True, profile=True))
+    found = {(row["configuration"], row["workload"]) for row in result["rows"]}
+    workloads = ("train", "sample", "bound", "bound, 128 samples")
+    every = {(name, work) for name in configurations.BY_DEVICE["cpu"] for work in workloads}
+    assert found == every | {("reference", BISECTED)}
+    trained = [row for row in result["rows"] if row["workload"] == "train"]
+    assert len({row["flops"] for row in trained}) == 1
+    for row in result["rows"]:
+        assert row["images_per_second"] > 0
+    assert {"train", "sample"} == set(result["profile"])
+    throughput.print_table(result)
+    assert "reference, bisecting" in capsys.readouterr().out
+    draw_chart([json.loads(json.dumps(result))], {"device": "here"}, tmp_path / "chart.png")
+    assert (tmp_path / "chart.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"configurations": ("fast",)}, "configurations must name some of .* got 'fast'"),
+        ({"configurations": ("graph",)}, "configurations must leave out graph here: .*CUDA graphs"),
+        ({"presets": ("vflow-huge",)}, "preset must be one of .* got 'vflow-huge'"),
+        ({"device": "tpu"}, "device must be cpu or cuda, got 'tpu'"),
+    ],
+)
+def test_throughput_refuses_what_it_cannot_time(changes, message):
+    with pytest.raises(ValueError, match=message):
+        _options(**changes)
+
+
+def test_the_peer_must_be_its_checkout(tmp_path):
+    with pytest.raises(ValueError, match="peer must be a checkout of chrischute/flowplusplus"):
+        load_peer(tmp_path, model_config("flowpp-cifar10"))
+    assert str(tmp_path) not in sys.path
+
+
+def test_the_reference_configuration_drops_as_pytorch_does_and_puts_ours_back():
+    gated = configurations.gated
+    with configurations.CONFIGURATIONS["reference"].operations():
+        torch.manual_seed(0)
+        dropped = gated.dropout(torch.ones(8, 8), 0.5)
+        torch.manual_seed(0)
+        assert torch.equal(dropped, torch.nn.functional.dropout(torch.ones(8, 8), 0.5))
+        x = torch.randn(3, 4)
+        assert torch.equal(gated.concat_elu(x), torch.nn.functional.elu(torch.cat([x, -x], -1)))
+    assert (gated.concat_elu, gated.dropout) == (concat_elu, dropout)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_cost_model_counts_the_flops_that_the_flop_counter_does(precision):
+    costs = cost_model.count("vflow-tiny", 2, precision)
+    model = create_model("vflow-tiny")
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    model.mark_initialized()
+    model.set_precision(precision)
+    counted = count_flops(lambda: model(images).mean().backward())
+    assert sum(cost.flops for cost in costs) == counted
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert costs[-1].bytes == cost_model.UPDATE_BYTES * parameters
+
+
+def test_a_step_takes_its_longest_bounds():
+    machine = cost_model.Machine(name="", flops=10.0, bandwidth=100.0, least=1.0)
+    costs = [
+        cost_model.Cost(name="compute", flops=50, bytes=100),
+        cost_model.Cost(name="memory", flops=10, bytes=300),
+        cost_model.Cost(name="launch", flops=1, bytes=1),
+    ]
+    assert [cost.bound(machine) for cost in costs] == ["compute", "memory", "launch"]
+    assert cost_model.step_seconds(costs, machine) == 5 + 3 + 1
+
+
+def test_messages_are_a_ring_within_a_node_and_one_between():
+    linked = cost_model.Machine(name="", flops=1, bandwidth=1, least=0, near=8e9, far=1e9)
+    million = 1_000_000
+    assert math.isclose(cost_model.communication(million, 8, linked), 2 * 7 / 8 * 4e6 / 8e9)
+    both = 2 * 7 / 8 * 4e6 / 8e9 + 2 * 1 / 2 * 4e6 / 1e9
+    assert math.isclose(cost_model.communication(million, 16, linked), both)
+    assert cost_model.exposed(1.0, million, 1, linked) == 0
+    # All of it hides behind a long step, but for the last bucket: here there is only one.
+    assert math.isclose(cost_model.exposed(1.0, million, 16, linked), both)
+    assert cost_model.exposed(1.0, 100 * million, 16, linked) < 0.1 * 100 * both
