@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 LEAST_SHARE = 0.01
@@ -21,7 +22,10 @@ def profiled(call: Callable[[], Any], device: str) -> list[dict[str, Any]]:
         if device == "cuda":
             torch.cuda.synchronize()
     own = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
-    events = sorted(profiler.key_averages(), key=lambda e: getattr(e, own), reverse=True)
+    found = profiler.key_averages()
+    if device == "cuda":  # kernels, which are otherwise counted again with what launched them
+        found = [e for e in found if e.device_type == DeviceType.CUDA and not e.is_user_annotation]
+    events = sorted(found, key=lambda e: getattr(e, own), reverse=True)
     total = sum(getattr(event, own) for event in events)
     return [
         {

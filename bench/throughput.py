@@ -8,15 +8,17 @@
 Configurations take turns within a round, so that a noisy neighbour hits all alike; the median
 counts. A training step is the trainer's own: noise, forward, backward, clipping, Adam, average.
 FLOPs are those of convolutions, matrix products and attention (torch.utils.flop_counter), and are
-set against a square matrix product timed in the same run. Memory is what a step needs at its peak
-above what the model and its optimiser hold.
+set against a square matrix product of the same precision timed in the same run. Memory is what a
+step needs at its peak above what the model and its optimiser hold.
 """
 
 from __future__ import annotations
 
+import gc
 import statistics
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from tqdm import trange
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for `python bench/throughput.py`
 
-from bench.chart import draw_chart
+from bench.chart import draw_chart, label_of, rows_by_workload
 from bench.configurations import BY_DEVICE, CONFIGURATIONS, Configuration
 from bench.flops import count_flops
 from bench.machine import copy_bandwidth, describe, matrix_product_rate
@@ -35,12 +37,14 @@ from bench.model_profile import profiled
 from bench.peak_memory import peak_memory
 from bench.peer import load_peer, peer_training
 from bench.ranks import measure_scaling
-from bench.workloads import BISECTED, Workload, bisected_sampling, inference, training
+from bench.workloads import Workload, bisected_sampling, inference, training
 from vflow.console import one_line_errors
 from vflow.files import write_json
-from vflow.models import model_config
+from vflow.models import model_config, tf32
+from vflow.train.cuda_graph import EAGER_STEPS
 
 PEER = "peer"
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,16 +139,21 @@ def measure(preset: str, options: Options) -> dict[str, Any]:
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for way, name, one in work:  # warms up and compiles, too
         with _operations(way):
-            if not one.once:
+            # A graph is captured, and not run eagerly, after so many steps.
+            graphed = way is not None and way.cuda_graph
+            for _ in range(EAGER_STEPS + 1 if graphed else 0 if one.once else 1):
                 one.call()
             row = {"configuration": name, "workload": one.name, "images": one.images, "seconds": []}
             if one.name == "train":
                 row["flops"] = count_flops(one.call) if way is None else flops
-                row["peak_bytes"] = peak_memory(one.call, options.device)
+                row["precision"] = way.precision if way else "fp32"
+                # What a graph needs, it keeps.
+                row["peak_bytes"] = None if graphed else peak_memory(one.call, options.device)
         rows[name, one.name] = row
-    rates = []
+    rates: dict[str, list[float]] = {name: [] for name in PRECISIONS}
     for number in trange(options.rounds, desc=preset, leave=False):
-        rates.append(matrix_product_rate(options.device))
+        for precision, dtype in PRECISIONS.items():
+            rates[precision].append(matrix_product_rate(options.device, dtype))
         for way, name, one in work:
             if number > 0 and one.once:
                 continue
@@ -152,13 +161,14 @@ def measure(preset: str, options: Options) -> dict[str, Any]:
                 if one.name == "train":
                     one.call()  # steps follow steps: the caches should hold what one leaves
                 rows[name, one.name]["seconds"].append(stopwatch(one, options.device))
+    medians = {precision: statistics.median(found) for precision, found in rates.items()}
     result = {
         "preset": preset,
         "parameters": parameters,
         "batch_size": options.batch_size,
         "recompute": options.recompute,
-        "matrix_product_flops_per_second": statistics.median(rates),
-        "rows": [_finish(row, statistics.median(rates)) for row in rows.values()],
+        "matrix_product_flops_per_second": medians,
+        "rows": [_finish(row, medians) for row in rows.values()],
     }
     if options.profile:
         result["profile"] = {
@@ -170,7 +180,10 @@ def measure(preset: str, options: Options) -> dict[str, Any]:
 
 
 def _operations(configuration: Configuration | None) -> Any:
-    return (configuration or CONFIGURATIONS["kernels"]).operations()
+    stack = ExitStack()
+    stack.enter_context((configuration or CONFIGURATIONS["kernels"]).operations())
+    stack.enter_context(tf32(False))  # or cuDNN would round in some rows and not in others
+    return stack
 
 
 def _train_flops(preset: str, options: Options) -> int:
@@ -183,6 +196,8 @@ def _train_flops(preset: str, options: Options) -> int:
 
 def stopwatch(work: Workload, device: str) -> float:
     """Seconds that a call takes, the GPU's work included."""
+    if device == "cuda":
+        torch.cuda.synchronize()
     start = time.perf_counter()
     work.call()
     if device == "cuda":
@@ -190,34 +205,31 @@ def stopwatch(work: Workload, device: str) -> float:
     return time.perf_counter() - start
 
 
-def _finish(row: dict[str, Any], product_rate: float) -> dict[str, Any]:
+def _finish(row: dict[str, Any], product_rates: dict[str, float]) -> dict[str, Any]:
     seconds = statistics.median(row["seconds"])
     row["images_per_second"] = row["images"] / seconds
     if "flops" in row:
         row["flops_per_second"] = row["flops"] / seconds
-        row["fraction_of_matrix_product"] = row["flops_per_second"] / product_rate
+        row["fraction_of_matrix_product"] = (
+            row["flops_per_second"] / product_rates[row["precision"]]
+        )
     return row
 
 
 def print_table(result: dict[str, Any]) -> None:
     """Print a block for each workload."""
     again = ", recomputing" if result["recompute"] else ""
-    rate = result["matrix_product_flops_per_second"]
+    rates = result["matrix_product_flops_per_second"].items()
+    products = ", ".join(f"{precision} {rate / 1e9:.0f}" for precision, rate in rates)
     print(
         f"\n{result['preset']}: {result['parameters']:,} parameters, batch "
-        f"{result['batch_size']}{again}; float32 matrix product {rate / 1e9:.0f} GFLOP/s"
+        f"{result['batch_size']}{again}; matrix products at {products} GFLOP/s"
     )
-    rows = result["rows"]
-    for workload in dict.fromkeys(row["workload"] for row in rows):
-        mine = [row for row in rows if row["workload"] == workload]
-        if workload == BISECTED:
-            continue  # with sampling, below
-        mine += [row for row in rows if workload == "sample" and row["workload"] == BISECTED]
+    for workload, mine in rows_by_workload(result["rows"]):
         print(f"  {workload}, {mine[0]['images']} images")
         first = mine[0]["images_per_second"]
         for row in mine:
-            name = row["configuration"] + (", bisecting" if row["workload"] == BISECTED else "")
-            line = f"    {name:22} {row['images_per_second']:9.3f} images/s"
+            line = f"    {label_of(row):22} {row['images_per_second']:9.3f} images/s"
             line += f" {row['images_per_second'] / first:6.2f} x"
             if "flops" in row:
                 line += (
@@ -245,6 +257,9 @@ def main() -> None:
         print_table(result)
         if options.ranks > 1:
             assert options.batch_size is not None
+            gc.collect()  # the trainers and what they hold of the GPU that a rank needs
+            if options.device == "cuda":
+                torch.cuda.empty_cache()
             result["scaling"] = scaling = measure_scaling(
                 preset, options.batch_size, options.ranks, options.device, options.rounds
             )

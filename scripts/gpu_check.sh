@@ -18,7 +18,7 @@ device=$($python -c "import torch; print(torch.cuda.get_device_name().replace(' 
 $python -m vflow info
 
 echo "== tests on the device"
-timeout 240 $python -m pytest tests/kernels -q
+timeout 240 $python -m pytest tests/kernels tests/train/test_cuda.py -q
 
 if command -v compute-sanitizer > /dev/null; then
   # Without the caching allocator every tensor has an end that can be overrun.

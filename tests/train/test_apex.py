@@ -23,6 +23,7 @@ class StandIn(torch.optim.Optimizer):
     def __init__(self, params, lr, betas, adam_w_mode, capturable):
         assert (capturable, adam_w_mode) == (True, False)
         super().__init__(params, {"lr": torch.tensor(lr), "betas": betas})
+        self._dummy_overflow_buf = torch.zeros(1, dtype=torch.int32)
 
     def zero_grad(self):
         super().zero_grad()
@@ -31,10 +32,11 @@ class StandIn(torch.optim.Optimizer):
     def step(self, grad_scaler):
         (group,) = self.param_groups
         device = group["params"][0].device
-        if grad_scaler._check_inf_per_device(self)[device].item():
+        group["step"] += (self._dummy_overflow_buf != 1).to(torch.int32)
+        self._dummy_overflow_buf.copy_(grad_scaler._check_inf_per_device(self)[device])
+        if self._dummy_overflow_buf.item():
             return
         assert grad_scaler._get_scale_async().item() == 1
-        group["step"] = group.get("step", torch.zeros(1, dtype=torch.int32)) + 1
         first, second = group["betas"]
         for parameter in group["params"]:
             state = self.state[parameter]

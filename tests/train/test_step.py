@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from vflow.console import RunStopped
 from vflow.models import tf32
 from vflow.train import ModelOverrides, TrainConfig, train
 from vflow.train import cuda_graph as graphs
 from vflow.train import trainer as trainer_module
+from vflow.train.checkpoint import list_steps
 from vflow.train.cuda_graph import EAGER_STEPS, GraphedStep, graph_refused
 from vflow.train.distributed import Ranks
 from vflow.train.inputs import load_inputs
@@ -83,33 +85,30 @@ def test_recomputation_keeps_less(make_config):
     assert kept(True) < 0.7 * kept(False)
 
 
-class Recorder:
-    """Stands in for a CUDA graph: captures a body by keeping it, which has no effect yet."""
+class Recorder(graphs.SideStream):
+    """Stands in for CUDA graphs: captures a body by keeping it, which has no effect yet."""
 
-    def __init__(self):
-        self.captures = 0
+    def __init__(self, _=CPU):
+        super().__init__(CPU)
 
-    def __call__(self, body):
-        self.captures += 1
+    def capture(self, body):
+        captures.append(body)
         return body
+
+
+captures: list = []
 
 
 def test_a_graphed_run_is_bit_identical_to_an_eager_one(
     make_config, whole_run, fingerprint, monkeypatch
 ):
-    recorder = Recorder()
+    captures.clear()
     monkeypatch.setattr(trainer_module, "graph_refused", lambda *_: None)
-    monkeypatch.setattr(
-        trainer_module, "GraphedStep", lambda step, eager: GraphedStep(step, eager, recorder)
-    )
-    make = trainer_module.make_optimizer
-    monkeypatch.setattr(
-        trainer_module, "make_optimizer", lambda *a, capturable: make(*a) if capturable else None
-    )
+    monkeypatch.setattr(trainer_module, "SideStream", Recorder)
     train(make_config(cuda_graph=True, steps=8, eval_every=0))
-    assert recorder.captures == 1
+    assert len(captures) == 1
     train(make_config(cuda_graph=True))
-    assert recorder.captures == 2
+    assert len(captures) == 2
     theirs, ours = fingerprint(whole_run), fingerprint(make_config().out)
     assert ours["files"] == theirs["files"]
 
@@ -127,30 +126,32 @@ def test_a_captured_step_reads_its_inputs_at_their_first_address():
     assert len(set(addresses[1:])) == 1
 
 
-def test_what_cannot_be_captured_runs_eagerly_and_says_why(
-    make_config, whole_run, fingerprint, monkeypatch, capsys
-):
-    def fail(body):
-        body()  # draws random numbers and leaves gradients, as a capture that fails half-way does
-        raise RuntimeError("operation not permitted when stream is capturing\nmore")
-
-    trained = []
-
-    class Failing(GraphedStep):
-        def __init__(self, step, eager):
-            super().__init__(lambda **inputs: trained.append(1) or step(**inputs), eager, fail)
+def test_what_cannot_be_captured_stops_the_run_with_the_reason(make_config, monkeypatch, capsys):
+    class Failing(Recorder):
+        def capture(self, body):
+            # As PyTorch does: the end of the capture fails over what has failed within.
+            try:
+                raise RuntimeError("operation not permitted when stream is capturing\nmore")
+            finally:
+                raise RuntimeError("operation failed due to a previous error during capture")
 
     monkeypatch.setattr(trainer_module, "graph_refused", lambda *_: None)
-    monkeypatch.setattr(trainer_module, "GraphedStep", Failing)
-    monkeypatch.setattr(Failing, "_body", lambda self: torch.rand(3))
-    config = make_config(cuda_graph=True)
-    make = trainer_module.make_optimizer
-    monkeypatch.setattr(trainer_module, "make_optimizer", lambda *a, capturable: make(*a))
-    train(config)
-    assert len(trained) == EAGER_STEPS
-    message = "cuda_graph is left out: operation not permitted when stream is capturing\n"
-    assert message in capsys.readouterr().err
-    assert fingerprint(config.out) == fingerprint(whole_run)
+    monkeypatch.setattr(trainer_module, "SideStream", Failing)
+    with pytest.raises(RunStopped, match=r"graph: operation not permitted .* capturing; run the"):
+        train(make_config(cuda_graph=True, checkpoint_every=EAGER_STEPS))
+    assert list(list_steps(make_config().out / "checkpoints")) == [EAGER_STEPS]
+    train(make_config())  # goes on without
+
+
+def test_an_error_in_an_eager_step_is_passed_on():
+    def step(x):
+        taken.append(x)
+        raise RuntimeError("out of memory")
+
+    taken: list = []
+    with pytest.raises(RuntimeError, match=r"^out of memory"):
+        GraphedStep(step, 1, Recorder())(x=torch.ones(1))
+    assert len(taken) == 1
 
 
 def test_without_cuda_there_is_no_graph_and_the_run_says_so(make_config, capsys):
@@ -201,5 +202,5 @@ def test_tf32_needs_a_gpu(make_config):
 
 
 def test_a_side_stream_is_nothing_on_a_cpu():
-    with graphs.side_stream(CPU):
+    with graphs.SideStream(CPU).entered():
         assert torch.ones(2).sum() == 2

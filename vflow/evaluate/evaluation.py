@@ -38,7 +38,7 @@ from vflow.evaluate.opening import (
     require_seed,
 )
 from vflow.files import write_json
-from vflow.models import ImageFlow
+from vflow.models import ImageFlow, tf32
 from vflow.models.config import require_choice, require_int
 from vflow.train.distributed import Ranks
 
@@ -99,6 +99,7 @@ class EvaluateConfig:
         return folder / f"evaluation-{name}.json"
 
 
+@tf32(False)
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Evaluate a model, or go on with an interrupted evaluation.
 

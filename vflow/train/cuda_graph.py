@@ -9,93 +9,109 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vflow.console import RunStopped
+
 Step = Callable[..., Tensor]
+Body = Callable[[], None]
 
 EAGER_STEPS = 3
 EAGER_STEPS_DISTRIBUTED = 11
 """DistributedDataParallel rebuilds its buckets in its first steps, and measures the tenth."""
 
 
-def capture_cuda_graph(body: Callable[[], None]) -> Callable[[], None]:
-    """Capture what `body` launches, without running it.
+class SideStream:
+    """A stream that steps take before they are captured, as a capture needs; nothing on a CPU.
 
-    Returns:
-        What launches it all again; the first time is the first that it runs.
+    One for all that is to be in the graph: memory that is cached, and nodes of the autograd graph,
+    belong to the stream they were made on.
 
-    Raises:
-        RuntimeError: If something in it cannot be captured, as what makes the host wait.
+    Args:
+        device: Where the steps run.
     """
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        body()
-    return graph.replay
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Launch on it, after what was launched before and ahead of what comes after."""
+        if self.stream is None:
+            yield
+            return
+        here = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(here)
+        with torch.cuda.stream(self.stream):
+            yield
+        here.wait_stream(self.stream)
+
+    def capture(self, body: Body) -> Body:
+        """Capture what `body` launches as a CUDA graph, without running it.
+
+        Returns:
+            What launches it all again; the first time is the first that it runs.
+        """
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self.stream):
+            body()
+        return graph.replay
 
 
 class GraphedStep:
     """A step on tensors that have the same shapes every time, captured once and then replayed.
 
-    The first steps run eagerly, on a stream of their own: libraries find their algorithms and
-    allocate what they keep. What the step changes it must change in place. Random numbers come from
-    the default generator of the device, which may be seeded before each call.
+    The first steps run eagerly: libraries find their algorithms and allocate what they keep. What
+    the step changes it must change in place. Random numbers come from the default generator of the
+    device, which may be seeded before each call.
 
     Args:
         step: Tensors -> a tensor.
         eager_steps: Steps that run eagerly, before the one that is captured.
-        capture: Makes a replay of a body; another one in tests.
+        side: Where these and the capture run.
     """
 
-    def __init__(
-        self,
-        step: Step,
-        eager_steps: int,
-        capture: Callable[[Callable[[], None]], Callable[[], None]] = capture_cuda_graph,
-    ) -> None:
-        self._step, self._capture = step, capture
+    def __init__(self, step: Step, eager_steps: int, side: SideStream) -> None:
+        self._step, self._side = step, side
         self._left = eager_steps
         self._inputs: dict[str, Tensor] = {}
         self._outcome: Tensor | None = None
-        self._replay: Callable[[], None] | None = None
-
-    @property
-    def captured(self) -> bool:
-        """Whether the step is a graph by now."""
-        return self._replay is not None
+        self._replay: Body | None = None
 
     def __call__(self, **inputs: Tensor) -> Tensor:
         """Take the step; the result is a tensor of its own.
 
         Raises:
-            RuntimeError: If the step cannot be captured; nothing of it has run then.
+            RunStopped: If the step cannot be captured, as one in which the host has to wait. What
+                PyTorch leaves of a capture that failed is nothing to go on with.
         """
         if self._left > 0:
             self._left -= 1
-            device = next(iter(inputs.values())).device
-            with side_stream(device):
+            with self._side.entered():
                 return self._step(**inputs)
         if self._replay is None:
             self._inputs = {name: value.clone() for name, value in inputs.items()}
-            self._replay = self._capture(self._body)
+            self._replay = self._captured()
         for name, value in inputs.items():
             self._inputs[name].copy_(value)
         self._replay()
         assert self._outcome is not None
         return self._outcome.clone()
 
+    def _captured(self) -> Body:
+        try:
+            return self._side.capture(self._body)
+        except RuntimeError as error:
+            cause: BaseException = error
+            while cause.__context__ is not None:  # the end of the capture fails over it, too
+                cause = cause.__context__
+            reason = str(cause).partition("\n")[0]
+        raise RunStopped(
+            f"the step cannot be captured as a CUDA graph: {reason}; run the same command without "
+            "cuda_graph to go on from the last checkpoint"
+        )
+
     def _body(self) -> None:
         self._outcome = self._step(**self._inputs)
-
-
-@contextmanager
-def side_stream(device: torch.device) -> Iterator[None]:
-    """A CUDA stream of its own, between what was launched before and what comes after."""
-    if device.type != "cuda":
-        yield
-        return
-    stream, here = torch.cuda.Stream(device), torch.cuda.current_stream(device)
-    stream.wait_stream(here)
-    with torch.cuda.stream(stream):
-        yield
-    here.wait_stream(stream)
 
 
 def graph_refused(device: torch.device, config: Any) -> str | None:

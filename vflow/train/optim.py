@@ -31,15 +31,16 @@ class Adam:
         model: Its parameters are what is updated.
         config: Peak learning rate, decay rates, weight decay.
         decoupled: AdamW.
-        capturable: Keep the learning rate on the device, so that a CUDA graph may hold the update.
     """
 
-    def __init__(
-        self, model: nn.Module, config: OptimConfig, *, decoupled: bool, capturable: bool
-    ) -> None:
+    def __init__(self, model: nn.Module, config: OptimConfig, *, decoupled: bool) -> None:
         self.parameters = dict(model.named_parameters())
         kind = torch.optim.AdamW if decoupled else torch.optim.Adam
-        lr = torch.tensor(config.lr, device=_device(model)) if capturable else config.lr
+        device = _device(model)
+        # A CUDA graph may hold the update only if all of it is on the device; and a step has the
+        # same bits within a graph and without if it always is.
+        capturable = device.type == "cuda"
+        lr = torch.tensor(config.lr, device=device) if capturable else config.lr
         self._optimizer: Any = kind(
             self.parameters.values(),
             lr=lr,
@@ -102,10 +103,14 @@ class ApexAdam(Adam):
             adam_w_mode=False,
             capturable=True,
         )
+        (group,) = self._optimizer.param_groups
+        group["step"] = torch.zeros(1, dtype=torch.int32, device=_device(model))
 
     def step(self, skip: Tensor) -> None:
         """Update the parameters, unless `skip` is 1."""
         self._scaling.skip.copy_(skip)
+        # It counts a step unless the one before was skipped; told now, it does not count this one.
+        self._optimizer._dummy_overflow_buf.copy_(skip)
         self._optimizer.step(grad_scaler=self._scaling)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -128,16 +133,13 @@ class ApexAdam(Adam):
             }
 
 
-def make_optimizer(
-    name: str, model: nn.Module, config: OptimConfig, capturable: bool = False
-) -> Adam:
+def make_optimizer(name: str, model: nn.Module, config: OptimConfig) -> Adam:
     """The optimiser called "adam", "adamw" or "apex".
 
     Args:
         name: Which one.
         model: Its parameters are what is updated.
         config: Peak learning rate, decay rates, weight decay.
-        capturable: Whether a CUDA graph is to hold the update.
 
     Raises:
         ValueError: If it is apex's and cannot be had here.
@@ -148,7 +150,7 @@ def make_optimizer(
                 f"optimizer must be adam or adamw on {_device(model).type}, got 'apex'"
             )
         return ApexAdam(model, config)
-    return Adam(model, config, decoupled=name == "adamw", capturable=capturable)
+    return Adam(model, config, decoupled=name == "adamw")
 
 
 def _like(parameter: Tensor, values: Tensor) -> Tensor:
@@ -208,4 +210,3 @@ class Ema(AveragedModel):
             steps = torch._foreach_sub(parameters, averages)
             torch._foreach_mul_(steps, weight)
             torch._foreach_add_(averages, steps)
-        self.n_averaged += 1

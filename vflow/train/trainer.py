@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import sys
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -21,8 +20,8 @@ from vflow.train.cuda_graph import (
     EAGER_STEPS,
     EAGER_STEPS_DISTRIBUTED,
     GraphedStep,
+    SideStream,
     graph_refused,
-    side_stream,
 )
 from vflow.train.distributed import Ranks
 from vflow.train.inputs import Inputs
@@ -31,6 +30,30 @@ from vflow.train.optim import Ema, SkipGuard, learning_rate, make_optimizer
 from vflow.train.randomness import Stream, generator, mix
 
 INIT_IMAGES = 256
+
+
+class Outcome:
+    """What a step on a GPU came to, on its way to the host.
+
+    Args:
+        values: On the step's device.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values
+        self._arrived: torch.cuda.Event | None = None
+        if values.device.type == "cuda":
+            # A plain copy would wait for all that is launched by the time it is asked for.
+            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def read(self) -> list[float]:
+        """The values, once they are there."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return list(self._values.tolist())
 
 
 class Trainer:
@@ -64,19 +87,22 @@ class Trainer:
             raise ValueError(f"precision must be fp32 or bf16 on {device.type}, got 'tf32'")
         self.guard = SkipGuard(device)
         self.reason_for_no_graph = graph_refused(device, config) if config.cuda_graph else None
-        graphed = config.cuda_graph and self.reason_for_no_graph is None
-        self.optimizer = make_optimizer(
-            config.optimizer, self.model, config.optim, capturable=graphed
-        )
+        self.optimizer = make_optimizer(config.optimizer, self.model, config.optim)
         self._step: Callable[..., Tensor] = self.update
-        if graphed:
+        self._side: SideStream | None = None
+        if config.cuda_graph and self.reason_for_no_graph is None:
             eager = EAGER_STEPS if ranks.size == 1 else EAGER_STEPS_DISTRIBUTED
-            self._step = GraphedStep(self.update, eager)
-        self._unread: deque[tuple[int, Tensor]] = deque()
+            self._side = SideStream(device)
+            self._step = GraphedStep(self.update, eager, self._side)
+        self._unread: deque[tuple[int, Outcome]] = deque()
         self._steps_left_unread = 1 if device.type == "cuda" else 0
 
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Initialise the parameters from the first batch, or take everything from a checkpoint."""
+        with tf32(False):
+            self._begin(checkpoint)
+
+    def _begin(self, checkpoint: Checkpoint | None) -> None:
         if checkpoint is not None:
             self.model.load_state_dict(checkpoint.tensors("model"))
         elif not self.model.initialized:
@@ -103,17 +129,16 @@ class Trainer:
         It begins by giving every process the first one's parameters.
         """
         ids = [self.device.index] if self.device.type == "cuda" else None
-        with side_stream(self.device):  # else its sums could not be part of a CUDA graph
+        with self._side.entered() if self._side else nullcontext():
             # Gradients stay tensors of their own: as views of what is summed they would be aligned
             # otherwise in the first step than later, and the last bit of their norm with them.
-            return DistributedDataParallel(self.model, device_ids=ids)
+            return DistributedDataParallel(self.model, device_ids=ids, broadcast_buffers=False)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.state
         self.ema.module.load_state_dict(checkpoint.tensors("ema"))
         self.optimizer.load_tensors(checkpoint.tensors("optimizer"))
         self.step = checkpoint.step
-        self.ema.n_averaged.fill_(self.step)
         self.guard.streak.fill_(state["skipped_in_a_row"])
         self.skipped, self.seconds = state["skipped"], state["seconds"]
         self.window = Window(**state["window"])
@@ -159,26 +184,11 @@ class Trainer:
         images = self._gather(self.order.indices(self.step))
         stop = torch.full((), float(stopping()), dtype=torch.float64, device=self.device)
         self.optimizer.set_learning_rate(learning_rate(self.step, self.config.optim))
+        torch.manual_seed(mix(self.config.seed, Stream.DROPOUT, self.step, self.ranks.rank))
         with tf32(self.config.precision == "tf32"):
-            outcome = self._seeded_step(images=images, stop=stop, **noise)
+            outcome = self._step(images=images, stop=stop, **noise)
         self.step += 1
-        self._unread.append((self.step, outcome))
-
-    def _seeded_step(self, **inputs: Tensor) -> Tensor:
-        seed = mix(self.config.seed, Stream.DROPOUT, self.step, self.ranks.rank)
-        torch.manual_seed(seed)
-        step = self._step
-        try:
-            return step(**inputs)
-        except RuntimeError as error:
-            # Among several processes the others would wait for this one's sums for ever.
-            if not isinstance(step, GraphedStep) or step.captured or self.ranks.size > 1:
-                raise
-            self.reason_for_no_graph = str(error).splitlines()[0]
-            print(f"cuda_graph is left out: {self.reason_for_no_graph}", file=sys.stderr)
-        self._step = self.update
-        torch.manual_seed(seed)
-        return self._step(**inputs)
+        self._unread.append((self.step, Outcome(outcome)))
 
     def update(self, images: Tensor, stop: Tensor, **noise: Tensor) -> Tensor:
         """One update, or none if it would not be finite, without a look at any value by the host.
@@ -226,7 +236,7 @@ class Trainer:
         ready = []
         while len(self._unread) > left:
             step, outcome = self._unread.popleft()
-            ready.append((step, outcome.tolist()))
+            ready.append((step, outcome.read()))
         return ready
 
     def _batch_order(self, ranks: Ranks) -> BatchOrder:
