@@ -19,8 +19,8 @@ __global__ void __launch_bounds__(kThreads)
     same.set(i, halves.same);
     opposite.set(i, halves.opposite);
   }
-  *reinterpret_cast<Moved*>(y + twice) = same;
-  *reinterpret_cast<Moved*>(y + twice + channels) = opposite;
+  store(y + twice, same);
+  store(y + twice + channels, opposite);
 }
 
 template <class T, int N>
@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kThreads)
   const Moved opposite = *reinterpret_cast<const Moved*>(grad + twice + channels);
   Moved gradient;
   for (int i = 0; i < N; ++i) gradient.set(i, gradient_of(given[i], Halves<Real<T>>{same[i], opposite[i]}));
-  *reinterpret_cast<Moved*>(grad_x + single) = gradient;
+  store(grad_x + single, gradient);
 }
 
 }  // namespace vflow::cuda

@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   for (int k = 0; k < 4; ++k)
-    if (k < 2 || both) *reinterpret_cast<Moved*>(y + k * channels) = result[k];
+    if (k < 2 || both) store(y + k * channels, result[k]);
 }
 
 template <class T, int N>
@@ -65,8 +65,8 @@ __global__ void __launch_bounds__(kThreads)
       given[k].set(i, gradient_of(given[k][i], halves));
     }
   }
-  *reinterpret_cast<Moved*>(grad_x) = given[0];
-  if (both) *reinterpret_cast<Moved*>(grad_x + channels) = given[1];
+  store(grad_x, given[0]);
+  if (both) store(grad_x + channels, given[1]);
 }
 
 }  // namespace vflow::cuda

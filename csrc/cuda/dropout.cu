@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int k = 0; k < 4; ++k) moved[k].set(i, moved[k][i] * factors[k]);
   }
   for (int k = 0; k < 4; ++k)
-    if (first + k < rows) *reinterpret_cast<Moved*>(y + k * channels) = moved[k];
+    if (first + k < rows) store(y + k * channels, moved[k]);
 }
 
 }  // namespace vflow::cuda
