@@ -61,7 +61,7 @@ struct alignas(N * sizeof(T)) Chunk {
   __device__ __forceinline__ void set(int i, Real<T> value) { numbers[i] = from_real<T>(value); }
 };
 
-// Writes them at once; a plain assignment the compiler may take apart, where several stores follow each other.
+// Writes them at once; a plain assignment the compiler may take apart where several follow each other.
 template <class T, int N>
 __device__ __forceinline__ void store(T* to, const Chunk<T, N>& chunk) {
   if constexpr (sizeof(chunk) == sizeof(uint4)) {
