@@ -35,6 +35,8 @@ class CMakeBuild(build_ext):
             shlex.split(os.environ.get("VFLOW_CMAKE_ARGS", "")),
         )
         self._install(build / "cmake", "cpu")
+        # One of an earlier build, of other sources, must not stay where this one makes none.
+        (root / LIBRARIES / "libvflow_cuda.so").unlink(missing_ok=True)
         cache = (build / "cmake" / "CMakeCache.txt").read_text()
         if "VFLOW_CUDA_FOUND:INTERNAL=ON" not in cache:
             return

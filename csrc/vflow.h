@@ -209,3 +209,15 @@ VFLOW_API int vflow_cuda_concat_elu(int dtype, const void* x, void* y, int64_t r
                                     int device, void* stream);
 VFLOW_API int vflow_cuda_concat_elu_backward(int dtype, const void* grad, const void* x, void* grad_x,
                                              int64_t rows, int64_t channels, int device, void* stream);
+
+// The seed, too, is in the device's memory, where the kernels read it: a captured graph draws another mask
+// once its two words have changed.
+VFLOW_API int vflow_cuda_concat_elu_dropout(int dtype, const void* x, const int64_t* seed, void* y,
+                                            int64_t rows, int64_t channels, double dropout, int device,
+                                            void* stream);
+VFLOW_API int vflow_cuda_concat_elu_dropout_backward(int dtype, const void* grad, const void* x,
+                                                     const int64_t* seed, void* grad_x, int64_t rows,
+                                                     int64_t channels, double dropout, int device,
+                                                     void* stream);
+VFLOW_API int vflow_cuda_dropout(int dtype, const void* x, const int64_t* seed, void* y, int64_t rows,
+                                 int64_t channels, double dropout, int device, void* stream);

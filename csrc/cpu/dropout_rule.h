@@ -4,20 +4,17 @@
 
 #include <stdint.h>
 
+#include "../common/dropout_rate.h"
 #include "arrays.h"
 
 namespace vflow {
 
-struct DropoutRule {
-  uint32_t key[2], threshold;
-  double scale;
+struct DropoutRule : DropoutRate {
+  uint32_t key[2];
 
-  static constexpr bool valid(double dropout) { return dropout >= 0 && dropout < 1; }
   // `seed` holds two words of 32 bits.
   DropoutRule(const int64_t* seed, double dropout)
-      : key{static_cast<uint32_t>(seed[0]), static_cast<uint32_t>(seed[1])},
-        threshold(static_cast<uint32_t>(dropout * 0x1p32)),
-        scale(1 / (1 - dropout)) {}
+      : DropoutRate(dropout), key{static_cast<uint32_t>(seed[0]), static_cast<uint32_t>(seed[1])} {}
 };
 
 }  // namespace vflow

@@ -7,6 +7,8 @@
 // spares every power of two three instructions of scaling. There is no --use_fast_math.
 #pragma once
 
+#include <cuda_runtime.h>
+
 #define VFLOW_TARGET cuda
 #include "../common/math.h"
 

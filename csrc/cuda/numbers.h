@@ -5,6 +5,7 @@
 #include <cuda_fp16.h>
 
 #include <stdint.h>
+#include <string.h>
 
 #include "../vflow.h"
 
@@ -59,6 +60,18 @@ struct alignas(N * sizeof(T)) Chunk {
   __device__ __forceinline__ Real<T> operator[](int i) const { return to_real(numbers[i]); }
   __device__ __forceinline__ void set(int i, Real<T> value) { numbers[i] = from_real<T>(value); }
 };
+
+// Writes them at once; a plain assignment the compiler may take apart where several follow each other.
+template <class T, int N>
+__device__ __forceinline__ void store(T* to, const Chunk<T, N>& chunk) {
+  if constexpr (sizeof(chunk) == sizeof(uint4)) {
+    uint4 bits;
+    memcpy(&bits, &chunk, sizeof(bits));
+    __stwb(reinterpret_cast<uint4*>(to), bits);
+  } else {
+    *reinterpret_cast<Chunk<T, N>*>(to) = chunk;
+  }
+}
 
 constexpr int kChunkBytes = 16;
 template <class T>

@@ -57,6 +57,8 @@ CUDA_MODULES = {
     "actnorm_conv1x1_backward": "actnorm_conv1x1",
     "gated_residual_norm": "gated_residual_norm",
     "concat_elu": "concat_elu",
+    "concat_elu_dropout": "concat_elu",
+    "dropout": "dropout",
 }
 
 

@@ -14,11 +14,15 @@ def usages():
     cuda_kernels = pytest.importorskip("scripts.cuda_kernels")
     if cuda_kernels.why_not():
         pytest.skip(cuda_kernels.why_not())
-    sources = ("mixlogistic", "gated_residual_norm", "concat_elu")
+    sources = ("mixlogistic", "gated_residual_norm", "concat_elu", "dropout")
     return {usage.kernel: usage for usage in cuda_kernels.compile_cuda(90, sources)}
 
 
 STORED = ["float", "__nv_bfloat16"]
+FLAT = [
+    *["concat_elu", "concat_elu_backward", "dropout"],
+    *["concat_elu_dropout", "concat_elu_dropout_backward"],
+]
 FAST = [
     *(
         f"mixlogistic{backward}_kernel<{stored}, {squash}, {components}>"
@@ -31,8 +35,8 @@ FAST = [
     *(f"gated_residual_norm_kernel<{stored}, {n}>" for stored in STORED for n in (1, 2, 3, 4)),
     *(f"gated_residual_norm_backward_kernel<float, {n}>" for n in (1, 2, 3, 4)),
     *(f"gated_residual_norm_backward_kernel<__nv_bfloat16, {n}>" for n in (1, 2)),
-    *(f"concat_elu{b}_kernel<float, 4>" for b in ("", "_backward")),
-    *(f"concat_elu{b}_kernel<__nv_bfloat16, 8>" for b in ("", "_backward")),
+    *(f"{name}_kernel<float, 4>" for name in FLAT),
+    *(f"{name}_kernel<__nv_bfloat16, 8>" for name in FLAT),
 ]
 
 
@@ -50,3 +54,9 @@ def test_fast_paths_move_16_bytes_at_a_time(usages, kernel):
     assert usage.loads[16] >= 1, usage
     writes_rows = not re.match(r"mixlogistic(_inverse)?_kernel", kernel)
     assert (usage.stores.get(16, 0) >= 1) == writes_rows, usage
+
+
+@pytest.mark.parametrize("kernel", [kernel for kernel in FAST if kernel.startswith(tuple(FLAT))])
+def test_flat_kernels_store_nothing_narrower(usages, kernel):
+    """Several stores in a row, which a compiler takes apart unless it is told not to."""
+    assert not {width for width, count in usages[kernel].stores.items() if count} - {16}

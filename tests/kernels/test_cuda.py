@@ -13,9 +13,10 @@ import torch
 from tests.kernels import emulated
 from tests.kernels.agreement import DEVICE, DTYPES, assert_agrees, wide
 from vflow.ops import backend, native
-from vflow.ops.cuda import actnorm_conv1x1, concat_elu, gated_residual_norm, mixlogistic
+from vflow.ops.cuda import actnorm_conv1x1, concat_elu, dropout, gated_residual_norm, mixlogistic
 from vflow.ops.reference import actnorm_conv1x1 as actnorm_reference
 from vflow.ops.reference import concat_elu as elu_reference
+from vflow.ops.reference import dropout as dropout_reference
 from vflow.ops.reference import gated_residual_norm as norm_reference
 from vflow.ops.reference import mixlogistic as mix_reference
 from vflow.ops.reference import mixlogistic_inverse as inverse_reference
@@ -111,6 +112,42 @@ def test_rows_of_every_number_of_chunks(features, dtype):
         )
 
 
+DROPOUTS = [
+    (dropout.dropout, dropout_reference.dropout),
+    (concat_elu.concat_elu_dropout, elu_reference.concat_elu_dropout),
+    (concat_elu.concat_elu_dropout_backward, elu_reference.concat_elu_dropout_backward),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("launch", "reference"), DROPOUTS, ids=["alone", "forward", "backward"])
+@pytest.mark.parametrize("channels", [8, 33, 264])
+def test_dropout_of_rows_on_and_off_16_bytes(launch, reference, channels, dtype):
+    """The mask is the reference's to the bit, whatever rows the last four or two of them lack."""
+    seed, p = torch.tensor([0xDEADBEEF, 0xFFFFFFFF], device=DEVICE), 0.4
+    for rows in (1, 2, 3, 4, 37):
+        x = normal(rows, channels, dtype=dtype)
+        grad = normal(rows, 2 * channels, dtype=dtype, seed=1)
+        for change in (lambda t: t, misaligned):
+            inputs = (grad, change(x)) if "backward" in launch.__name__ else (change(x),)
+            assert_agrees(
+                lambda *t: launch(*t, seed, p), lambda *t: reference(*t, seed.cpu(), p), inputs
+            )
+            kept = reference(*(t.cpu() for t in inputs), seed.cpu(), p) != 0
+            assert torch.equal(launch(*inputs, seed, p).cpu() != 0, kept)
+
+
+def test_the_seed_is_read_when_the_kernel_runs():
+    """From its place in memory, of both words: other numbers there are another mask."""
+    x, seed = torch.ones(40, 16, device=DEVICE), torch.tensor([1, 2], device=DEVICE)
+    first = dropout.dropout(x, seed, 0.5)
+    for word in (0, 1):
+        seed[word] += 1
+        assert not torch.equal(dropout.dropout(x, seed, 0.5), first)
+        seed[word] -= 1
+    assert torch.equal(dropout.dropout(x, seed, 0.5), first)
+
+
 @pytest.mark.parametrize(("rows", "features"), [(4099, 512), (1030, 3)], ids=["held", "walked"])
 def test_more_rows_than_blocks(rows, features):
     """Blocks visit several rows, some one fewer than others."""
@@ -152,6 +189,9 @@ def every_launch():
     rows, ab, weight = normal(70, 96), normal(70, 192), normal(96)
     found += gated_residual_norm.gated_residual_norm_backward(rows, rows, ab, weight, weight)
     found += [concat_elu.concat_elu(rows), concat_elu.concat_elu_backward(ab, rows)]
+    seed = torch.tensor([3, 4], device=DEVICE)
+    found += [dropout.dropout(rows, seed, 0.3), concat_elu.concat_elu_dropout(rows, seed, 0.3)]
+    found += [concat_elu.concat_elu_dropout_backward(ab, rows, seed, 0.3)]
     images, scale, square = normal(5, 40, 12), normal(40, 12).abs(), normal(12, 12)
     found += actnorm_conv1x1.actnorm_conv1x1(images, scale, scale, square)
     found += actnorm_conv1x1.actnorm_conv1x1_inverse(images, scale, scale, square)
@@ -179,137 +219,6 @@ def test_runs_on_the_stream_and_device_of_its_input_and_leaves_the_device_as_it_
     monkeypatch.setattr(native, "queue_of", lambda x: (7, 0))
     with pytest.raises(RuntimeError, match=r"vflow_cuda_concat_elu failed: invalid device ordinal"):
         concat_elu.concat_elu(normal(3, 4))
-
-
-# A good call of each function, in order: P points to numbers, W to a workspace.
-P, W = "pointer", "workspace"
-
-
-def rows(name):
-    return {name: P, f"{name}_row": 6, f"{name}_stride": 6}
-
-
-def pointers(*names):
-    return dict.fromkeys(names, P)
-
-
-MIXTURE = {"batch": 2, "elements": 3, "components": 4, "squash": 1}
-CHANNELS = {"batch": 2, "positions": 1, "channels": 3}
-NORM = {"rows": 2, "features": 3}
-ELU = {"rows": 2, "channels": 3}
-ROOM = {"workspace": W, "workspace_bytes": 4096}
-WEIGHTS = pointers("scale", "bias", "weight")
-CALLS = {
-    "mixlogistic": {**rows("x"), **pointers("params", "y", "logdet"), **MIXTURE, **ROOM},
-    "mixlogistic_inverse": {**rows("y"), **pointers("params", "x", "logdet"), **MIXTURE, **ROOM},
-    "mixlogistic_backward": {
-        **rows("grad_y"),
-        "grad_logdet": P,
-        **rows("x"),
-        **pointers("params", "grad_x", "grad_params"),
-        **MIXTURE,
-    },
-    "actnorm_conv1x1": {**rows("x"), **WEIGHTS, **pointers("y", "logdet"), **CHANNELS, **ROOM},
-    "actnorm_conv1x1_inverse": {
-        **rows("y"),
-        **WEIGHTS,
-        **pointers("x", "logdet"),
-        **CHANNELS,
-        **ROOM,
-    },
-    "actnorm_conv1x1_backward": {
-        **rows("grad_y"),
-        "grad_logdet": P,
-        **rows("x"),
-        **WEIGHTS,
-        **pointers("grad_x", "grad_scale", "grad_bias", "grad_weight"),
-        **CHANNELS,
-        **ROOM,
-    },
-    "gated_residual_norm": {**pointers("x", "ab", "weight", "bias", "y"), **NORM},
-    "gated_residual_norm_backward": {
-        **pointers("grad", "x", "ab", "weight", "grad_x", "grad_ab", "grad_weight_bias"),
-        **NORM,
-        **ROOM,
-    },
-    "concat_elu": {**pointers("x", "y"), **ELU},
-    "concat_elu_backward": {**pointers("grad", "x", "grad_x"), **ELU},
-}
-MISUSE = [
-    ({"dtype": -1}, "dtype"),
-    ({"dtype": 4}, "dtype"),
-    ({"batch": -1}, "negative"),
-    ({"elements": -1}, "negative"),
-    ({"positions": -1}, "negative"),
-    ({"rows": -1}, "negative"),
-    ({"components": 0}, "at least 1"),
-    ({"channels": 0}, "at least 1"),
-    ({"features": 0}, "at least 1"),
-    ({"batch": 2**62}, "too large"),
-    ({"components": 2**40}, "too large"),
-    ({"positions": 2**40}, "too large"),
-    ({"rows": 2**62}, "too large"),
-    ({"features": 2**40}, "too large"),
-    ({"squash": 2}, "flag"),
-    ({"x_row": 4}, "row"),
-    ({"y_row": 0}, "row"),
-    ({"grad_y_row": 5}, "row"),
-    ({"x_stride": -1}, "stride"),
-    ({"y_stride": 2**62}, "stride"),
-    ({"grad_y_stride": -7}, "stride"),
-    ({"workspace_bytes": 8}, "workspace"),
-    ({"batch": 2, "channels": 1025}, "at most 1024 channels"),
-    *[
-        ({name: None}, "null")
-        for name in sorted({n for c in CALLS.values() for n, v in c.items() if v in (P, W)})
-    ],
-]
-NO_ROOM = {"workspace", "workspace_bytes"}  # a small matrix wants none
-
-
-@pytest.mark.parametrize(
-    ("function", "change", "message"),
-    [
-        (function, change, message)
-        for function, good in CALLS.items()
-        for change, message in MISUSE
-        if set(change) <= {"dtype", *good}
-        and not (function == "actnorm_conv1x1" and NO_ROOM & set(change))
-    ],
-    ids=str,
-)
-def test_misuse_returns_an_error_and_writes_nothing(function, change, message):
-    library = native.cuda_library()
-    good = {"dtype": 0, **CALLS[function]}
-    tensors = {n: normal(4096, seed=i) for i, (n, v) in enumerate(good.items()) if v in (P, W)}
-    before = {name: tensor.clone() for name, tensor in tensors.items()}
-    good.update({name: tensor.data_ptr() for name, tensor in tensors.items()})
-    good["device"], good["stream"] = native.queue_of(next(iter(tensors.values())))
-    call = getattr(library, f"vflow_cuda_{function}")
-    error = call(*{**good, **change}.values())
-    assert error != 0
-    assert message in library.vflow_error_message(error).decode()
-    assert all(torch.equal(tensor, before[name]) for name, tensor in tensors.items())
-    assert call(*good.values()) == 0, "the good call of this table"
-    assert not all(torch.equal(tensor, before[name]) for name, tensor in tensors.items())
-
-
-@pytest.mark.parametrize(
-    ("function", "sizes"),
-    [
-        ("mixlogistic", (2, 3, 4)),
-        ("mixlogistic_inverse", (2, 3, 4)),
-        ("actnorm_conv1x1", (2, 1, 3)),
-        ("actnorm_conv1x1_inverse", (2, 1, 3)),
-        ("actnorm_conv1x1_backward", (2, 1, 3)),
-        ("gated_residual_norm_backward", (2, 3)),
-    ],
-)
-def test_workspaces_refuse_what_their_functions_do(function, sizes):
-    x = torch.empty(0, device=DEVICE)
-    assert native.workspace(f"vflow_cuda_{function}", x, *sizes).dtype == torch.uint8
-    with pytest.raises(RuntimeError, match="negative"):
-        native.workspace(f"vflow_cuda_{function}", x, -1, *sizes[1:])
 
 
 def test_1025_channels_are_refused():

@@ -14,10 +14,10 @@ SEED = torch.tensor([0xFFFFFFFF, 0x80000001])
 
 
 @pytest.fixture(params=["dropout", "concat_elu_dropout", "concat_elu_dropout_backward"])
-def pair(request, triton_kernels):
+def pair(request, kernels):
     """A launcher and its reference, as functions of their floating inputs; how many those are."""
     name = request.param
-    module = triton_kernels.dropout if name == "dropout" else triton_kernels.concat_elu_dropout
+    module = kernels.dropout if name == "dropout" else kernels.concat_elu_dropout
     launch = getattr(module, name)
     reference = getattr(dropout if name == "dropout" else concat_elu, name)
     return (
@@ -46,19 +46,19 @@ def test_agrees_with_the_reference(pair, channels, dtype):
 
 
 @pytest.mark.parametrize("row", range(4))
-def test_a_known_word_is_the_threshold(triton_kernels, row):
+def test_a_known_word_is_the_threshold(kernels, row):
     """The first of Random123's answers, to the bit: kept at its own word, dropped one above."""
     word = KNOWN_ANSWERS[0][2][row]
     ones, seed = to_device(torch.ones(4, 1), torch.zeros(2, dtype=torch.int64))
-    assert triton_kernels.dropout.dropout(ones, seed, word / 2**32)[row] > 0
-    assert triton_kernels.dropout.dropout(ones, seed, (word + 1) / 2**32)[row] == 0
+    assert kernels.dropout.dropout(ones, seed, word / 2**32)[row] > 0
+    assert kernels.dropout.dropout(ones, seed, (word + 1) / 2**32)[row] == 0
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (9, 33), (70, 40)], ids=str)
-def test_the_mask_is_the_one_that_is_defined(triton_kernels, shape):
+def test_the_mask_is_the_one_that_is_defined(kernels, shape):
     x, seed = to_device(torch.ones(shape), SEED)
     expected = kept(*shape, tuple(SEED.tolist()), 0.9)  # a threshold above 2^31
-    assert torch.equal(triton_kernels.dropout.dropout(x, seed, 0.9).cpu() != 0, expected)
+    assert torch.equal(kernels.dropout.dropout(x, seed, 0.9).cpu() != 0, expected)
 
 
 def test_views_and_bits(pair):

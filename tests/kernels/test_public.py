@@ -29,15 +29,6 @@ def backend_name(request, monkeypatch):
     return name
 
 
-@pytest.fixture
-def name(request, backend_name):
-    """A case that the backend has kernels for."""
-    if backend_name == "cuda" and "dropout" in request.param:
-        assert "cuda" not in backend._implementations[request.param]
-        pytest.skip("csrc/cuda has no dropout")
-    return request.param
-
-
 def make(name, batch, dtype):
     return tuple(t.to(DEVICE) for t in ALL[name].make(batch, dtype))
 
@@ -50,7 +41,7 @@ def run(name, inputs, backend):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("name", CASES, indirect=True)
+@pytest.mark.parametrize("name", CASES)
 def test_agrees_with_the_reference(backend_name, name, dtype):
     inputs = make(name, 5, dtype)
     here = tuple(t.cpu() for t in inputs)
@@ -62,7 +53,7 @@ def test_agrees_with_the_reference(backend_name, name, dtype):
         assert_within_budget(f"output or gradient {i}", a.cpu(), e, t)
 
 
-@pytest.mark.parametrize("name", WITH_GRADIENT, indirect=True)
+@pytest.mark.parametrize("name", WITH_GRADIENT)
 def test_gradcheck(backend_name, name):
     inputs = tuple(t.requires_grad_() for t in make(name, 2, torch.float64))
     fast = DEVICE == "cpu"  # along one random direction
@@ -71,7 +62,7 @@ def test_gradcheck(backend_name, name):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", WITH_GRADIENT, indirect=True)
+@pytest.mark.parametrize("name", WITH_GRADIENT)
 def test_a_step_is_captured_in_a_graph(backend_name, name):
     """Nothing makes the host wait: a captured step gives the bits of one that is not."""
     function = DIFFERENTIABLE[name].function

@@ -72,6 +72,7 @@ _concat_elu_dropout_backward = Operation(
     reference=Implementation(launch=reference.concat_elu_dropout_backward),
     cpu=native_cpu(cpu.concat_elu_dropout_backward),
     triton=triton_gpu("concat_elu_dropout", "concat_elu_dropout_backward"),
+    cuda=native_cuda(cuda.concat_elu_dropout_backward),
 )
 _concat_elu_dropout = Operation(
     "concat_elu_dropout",
@@ -81,4 +82,5 @@ _concat_elu_dropout = Operation(
     reference=Implementation(launch=reference.concat_elu_dropout),
     cpu=native_cpu(cpu.concat_elu_dropout),
     triton=triton_gpu("concat_elu_dropout", "concat_elu_dropout"),
+    cuda=native_cuda(cuda.concat_elu_dropout),
 )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vflow.ops.backend import Implementation, native_cpu, triton_gpu
+from vflow.ops.backend import Implementation, native_cpu, native_cuda, triton_gpu
 from vflow.ops.checks import check_dropout, check_rank, check_tensor
 from vflow.ops.cpu import dropout as cpu
+from vflow.ops.cuda import dropout as cuda
 from vflow.ops.library import Operation
 from vflow.ops.reference import dropout as reference
 
@@ -63,6 +64,7 @@ _dropout_backward = Operation(
     reference=Implementation(launch=reference.dropout),
     cpu=native_cpu(cpu.dropout),
     triton=triton_gpu("dropout", "dropout"),
+    cuda=native_cuda(cuda.dropout),
 )
 _dropout = Operation(
     "dropout",
@@ -72,4 +74,5 @@ _dropout = Operation(
     reference=Implementation(launch=reference.dropout),
     cpu=native_cpu(cpu.dropout),
     triton=triton_gpu("dropout", "dropout"),
+    cuda=native_cuda(cuda.dropout),
 )

@@ -74,6 +74,9 @@ _CUDA_SIGNATURES = {
     "vflow_cuda_gated_residual_norm_backward": [_INT, *[_P] * 7, *[_I64] * 2, *_ROOM, *_QUEUE],
     "vflow_cuda_concat_elu": [_INT, *[_P] * 2, *[_I64] * 2, *_QUEUE],
     "vflow_cuda_concat_elu_backward": [_INT, *[_P] * 3, *[_I64] * 2, *_QUEUE],
+    "vflow_cuda_concat_elu_dropout": [_INT, *[_P] * 3, *[_I64] * 2, _DOUBLE, *_QUEUE],
+    "vflow_cuda_concat_elu_dropout_backward": [_INT, *[_P] * 4, *[_I64] * 2, _DOUBLE, *_QUEUE],
+    "vflow_cuda_dropout": [_INT, *[_P] * 3, *[_I64] * 2, _DOUBLE, *_QUEUE],
 }
 _CUDA_WORKSPACES = {
     "vflow_cuda_mixlogistic_workspace": [_INT, *[_I64] * 3],

@@ -80,6 +80,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   return emulator::run(*config, [=] { kernel(arguments...); });
 }
 
+inline void __stwb(uint4* to, uint4 value) { *to = value; }
 inline void __syncthreads() { emulator::wait_for_block(); }
 
 template <class V>
