@@ -60,6 +60,21 @@ def test_bound_and_gradient_are_the_librarys(dims: int, steps: int, posterior_st
         torch.testing.assert_close(stack.gradient[index], gradient, atol=1e-10, rtol=1e-8)
 
 
+@pytest.mark.parametrize(("steps", "posterior_steps"), [(2, 1), (1, 2)])
+def test_gradient_of_the_importance_weighted_bound(steps: int, posterior_steps: int) -> None:
+    models = make(5, steps, posterior_steps)
+    stack = Stack(models)
+    x, _ = inputs(stack)
+    x, eps = x.repeat(1, 4, 1), torch.randn(3, 24, 3, dtype=torch.float64)
+    stack.backward(x, eps, draws=4)
+    for index, model in enumerate(models):
+        terms = bound(model, x[index], eps[index]).view(4, 6)
+        assert terms.std(0).min() > 0.1, "the weights differ"
+        (-torch.logsumexp(terms, 0).mean()).backward()
+        gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+        torch.testing.assert_close(stack.gradient[index], gradient, atol=1e-10, rtol=1e-8)
+
+
 def test_models_come_back_as_they_were() -> None:
     models = make(5, 2, 1)
     stack = Stack(models)

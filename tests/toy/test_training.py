@@ -72,11 +72,24 @@ def test_data_of_training_and_of_testing_differ() -> None:
     x, eps = module._chunk(SMALL, 0)
     assert x.shape == (10, 2, 64, 2)
     assert eps is not None
-    assert eps.shape == (10, 2, 64, 1)
+    assert eps.shape == (10, 2, 4, 64, 1)
+    assert len(eps.unique()) == eps.numel()
     flat = x.flatten(0, 2)
     assert len(flat.unique(dim=0)) == len(flat), "no point twice, in no seed"
     assert not torch.equal(x[0], module._chunk(SMALL, 1)[0][0])
     assert torch.equal(x, module._chunk(SMALL, 0)[0])
+
+
+def test_each_draw_comes_with_its_mirror_image() -> None:
+    models = new_models(SMALL)
+    stack = Stack(models)
+    x, eps = module._chunk(SMALL, 0)
+    module._backward(stack, x[0], eps[0])
+    for index, model in enumerate(models):
+        terms = [model.elbo(x[0, index], sign * e) for e in eps[0, index] for sign in (1, -1)]
+        (-torch.stack(terms).logsumexp(0).mean()).backward()
+        gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+        torch.testing.assert_close(stack.gradient[index], gradient, atol=1e-5, rtol=1e-4)
 
 
 def test_a_trained_density_integrates_to_one(tmp_path: Path) -> None:
@@ -138,6 +151,7 @@ def test_study_goes_on(
         (["--dims", "1"], "dims must be an integer of at least 2, got 1"),
         (["--steps", "1"], "steps must be an integer of at least 2, got 1"),
         (["--density", "moon"], "density must be one of checkerboard, two-spirals"),
+        (["--draws", "3"], "draws must be an even number, got 3"),
         (["--lr", "0"], "lr must be a positive number, got 0"),
         (["--study-dims", "1"], "each of study_dims must be an integer of at least 2, got 1"),
         (["--seeds", "many"], "seeds"),

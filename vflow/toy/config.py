@@ -40,6 +40,8 @@ class Experiment:
     """Training iterations."""
     batch_size: int = 64
     """Points an iteration and model."""
+    draws: int = 8
+    """Draws of z a point and iteration, an even number: each with its mirror image."""
     seeds: int = 5
     """Models, which differ in their initialisation and in their data."""
     seed: int = 0
@@ -66,6 +68,9 @@ class Experiment:
         require_int("steps", self.steps, 1 if self.dims == DATA_DIMS else 2)
         for name in ("iterations", "batch_size", "seeds", "hidden", "layers", "points", "samples"):
             require_int(name, getattr(self, name), 1)
+        require_int("draws", self.draws, 2)
+        if self.draws % 2:
+            raise ValueError(f"draws must be an even number, got {self.draws}")
         require_int("seed", self.seed, 0)
         if not isinstance(self.lr, int | float) or not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be a positive number, got {self.lr!r}")

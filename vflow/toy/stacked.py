@@ -133,11 +133,18 @@ class Stack:
         return torch.cat(parts, 1)
 
     @torch.no_grad()
-    def backward(self, x: Tensor, eps: Tensor | None = None) -> None:
-        """Write into `gradient` that of minus the batch's mean bound; arguments as for `elbo`."""
-        batch = x.shape[1]
-        # Of the loss with respect to each row's log-determinant, those of p and of q.
-        share = x.new_full((), -1 / batch)
+    def backward(self, x: Tensor, eps: Tensor | None = None, draws: int = 1) -> None:
+        """Write into `gradient` that of minus the batch's mean bound.
+
+        The bound of a point is the importance-weighted one (Burda et al., 2016): the logarithm of
+        the mean of exp(`elbo`) over its draws. With one draw it is the ELBO.
+
+        Args:
+            x: [S, B, Dx], for draws of a point B / draws rows apart.
+            eps: As for `elbo`.
+            draws: Rows of each point, one a draw of its noise.
+        """
+        points = x.shape[1] // draws
         saved_posterior = []
         if eps is not None:
             z = eps
@@ -149,7 +156,11 @@ class Stack:
         for step in self.steps:
             x, saved = _forward(step, x, None)
             saved_steps.append(saved)
-        grad = x / batch
+        # Of the loss with respect to each row's log-determinant, those of p and of q.
+        share = x.new_full((1, 1, 1), -1 / points)
+        if draws > 1 and eps is not None:
+            share = share * _weights(x, eps, [*saved_posterior, *saved_steps], draws)
+        grad = -share * x
         inverses = _inverses(self.steps)
         for index in reversed(range(len(self.steps))):
             step, into = self.steps[index], self._gradients[index]
@@ -207,6 +218,13 @@ def _normal_log_prob(eps: Tensor) -> Tensor:
     return -0.5 * (eps.square() + LOG_2PI).sum(-1)
 
 
+def _weights(latent: Tensor, eps: Tensor, steps: list[Saved], draws: int) -> Tensor:
+    """Each row's share in its point's bound, [S, B, 1]; what all rows have in common drops out."""
+    logdet = sum(LOG_SCALE_BOUND * saved.squashed.sum(-1) for saved in steps)
+    elbo = _normal_log_prob(latent) - _normal_log_prob(eps) + logdet
+    return elbo.unflatten(1, (draws, -1)).softmax(1).flatten(1).unsqueeze(-1)
+
+
 def _inverses(steps: list[Step]) -> Tensor:
     """The inverse of every linear layer, [len(steps), S, D, D], by one call."""
     return torch.linalg.inv_ex(torch.stack([step.weight for step in steps])).inverse
@@ -252,7 +270,7 @@ def _backward(
 
     Args:
         grad: Of the loss with respect to the step's output [S, B, D].
-        share: Of the loss with respect to each row's log-determinant.
+        share: Of the loss with respect to each row's log-determinant, [S, B, 1] or [1, 1, 1].
         step: The parameters.
         saved: Of the forward pass.
         out: Where the gradients go.
