@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from vflow.models import Glow, VectorVFlow, VectorVFlowConfig
@@ -34,6 +34,7 @@ class Step:
     bias: Tensor  # [S, 1, D]
     weight: Tensor  # [S, D, D]
     linears: list[tuple[Tensor, Tensor]]  # of the coupling's network: [S, out, in], [S, 1, out]
+    negative_slope: float  # of its leaky ReLU
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,9 @@ class Stack:
         total, size = self.dims + self.extra_dims, (config.hidden, config.layers)
         shapes = [_shapes(total, 0, *size)] * config.steps
         shapes += [_shapes(self.extra_dims, self.dims, *size)] * posterior_steps
-        steps, gradients = _views(self.parameters, shapes), _views(self.gradient, shapes)
+        slope = config.negative_slope
+        steps = _views(self.parameters, shapes, slope)
+        gradients = _views(self.gradient, shapes, slope)
         self.steps, self.posterior = steps[: config.steps], steps[config.steps :]
         self._gradients, self._posterior_gradients = (
             gradients[: config.steps],
@@ -198,7 +201,7 @@ def _shapes(dims: int, context_dims: int, hidden: int, layers: int) -> list[tupl
     return shapes
 
 
-def _views(matrix: Tensor, steps: list[list[tuple[int, ...]]]) -> list[Step]:
+def _views(matrix: Tensor, steps: list[list[tuple[int, ...]]], slope: float) -> list[Step]:
     found, start = [], 0
     for shapes in steps:
         views = []
@@ -209,7 +212,7 @@ def _views(matrix: Tensor, steps: list[list[tuple[int, ...]]]) -> list[Step]:
             start += size
         scale, bias, weight, *linears = views
         pairs = list(zip(linears[::2], linears[1::2], strict=True))
-        found.append(Step(scale, bias, weight, pairs))
+        found.append(Step(scale, bias, weight, pairs, slope))
     assert start == matrix.shape[1]
     return found
 
@@ -245,7 +248,8 @@ def _network(step: Step, first: Tensor, context: Tensor | None) -> tuple[list[Te
     x = first if context is None else torch.cat([first, context], -1)
     inputs = [x]
     for weight, bias in step.linears[:-1]:
-        inputs.append(torch.relu_(torch.baddbmm(bias, inputs[-1], weight.mT)))
+        hidden = torch.baddbmm(bias, inputs[-1], weight.mT)
+        inputs.append(nn.functional.leaky_relu_(hidden, step.negative_slope))
     weight, bias = step.linears[-1]
     return inputs, torch.baddbmm(bias, inputs[-1], weight.mT).unflatten(-1, (-1, 2))
 
@@ -290,7 +294,8 @@ def _backward(
         torch.sum(flowing, 1, True, out=grad_bias)
         flowing = torch.bmm(flowing, step.linears[index][0])
         if index:
-            flowing = torch.ops.aten.threshold_backward(flowing, into, 0)
+            # The layer's output has the sign of its input, and stands for it.
+            flowing = torch.ops.aten.leaky_relu_backward(flowing, into, step.negative_slope, True)
     grad_y = torch.cat([grad[..., :kept] + flowing[..., :kept], grad_mixed], -1)
     # The log-determinants of the linear layer and of ActNorm are the same for all rows: the batch's
     # shares add up to -1.
