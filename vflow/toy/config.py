@@ -48,6 +48,8 @@ class Experiment:
     """Seed of everything random."""
     lr: float = 0.002
     """Learning rate of Adam at the start; it falls to 0 as half a cosine."""
+    clip: float = 0.0
+    """Largest norm of a model's gradient, 0 for any; deep Glows blow up in long training."""
     hidden: int = 50
     """Width of the couplings' networks."""
     layers: int = 2
@@ -74,6 +76,8 @@ class Experiment:
         require_int("seed", self.seed, 0)
         if not isinstance(self.lr, int | float) or not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be a positive number, got {self.lr!r}")
+        if not isinstance(self.clip, int | float) or not 0 <= self.clip < math.inf:
+            raise ValueError(f"clip must be a number of at least 0, got {self.clip!r}")
 
     @property
     def name(self) -> str:

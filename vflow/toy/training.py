@@ -119,6 +119,8 @@ def _train(experiment: Experiment, stack: Stack, path: Path, quiet: bool) -> flo
             x, eps = _chunk(experiment, first // CHUNK)
             for index in range(min(CHUNK, total - first)):
                 _backward(stack, x[index], None if eps is None else eps[index])
+                if experiment.clip:
+                    _clip(stack.gradient, experiment.clip)
                 share = (first + index) / total
                 optimizer.param_groups[0]["lr"] = (
                     experiment.lr * (1 + math.cos(math.pi * share)) / 2
@@ -150,6 +152,12 @@ def _backward(stack: Stack, x: Tensor, eps: Tensor | None) -> None:
     mirrored = torch.cat([eps, -eps], 1)
     draws = mirrored.shape[1]
     stack.backward(x.repeat(1, draws, 1), mirrored.flatten(1, 2), draws)
+
+
+def _clip(gradient: Tensor, largest: float) -> None:
+    """Shorten the gradients [S, N] that are longer than `largest`, each model's for itself."""
+    norm = gradient.norm(dim=1, keepdim=True)
+    gradient.mul_((largest / norm).clamp_(max=1))
 
 
 def _chunk(experiment: Experiment, chunk: int) -> tuple[Tensor, Tensor | None]:
