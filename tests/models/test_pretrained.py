@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import vflow
-from vflow.models import load_model
+from vflow.models import Glow, GlowConfig, VectorVFlow, VectorVFlowConfig, load_model
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +142,31 @@ def test_a_failed_save_keeps_the_old_weights(folder: Path, monkeypatch) -> None:
     with pytest.raises(OSError, match="No space left"):
         model.save_pretrained(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "config",
+    [GlowConfig(hidden=8), VectorVFlowConfig(hidden=8, extra_dims=2)],
+    ids=lambda config: type(config).__name__,
+)
+def test_vector_models_saved_before_the_leaky_relu_keep_theirs(config, tmp_path: Path) -> None:
+    config = dataclasses.replace(config, negative_slope=0.0)
+    model = Glow(config) if isinstance(config, GlowConfig) else VectorVFlow(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    fields = json.loads(path.read_text())
+    del fields["negative_slope"]
+    path.write_text(json.dumps(fields))
+    x, loaded = torch.randn(5, 2), load_model(tmp_path)
+    torch.manual_seed(1)  # of the noise of q(z|x)
+    expected = model(x)
+    torch.manual_seed(1)
+    assert torch.equal(loaded(x), expected)
+    assert type(config)().negative_slope > 0, "new models have another"
+    del fields["hidden"]
+    path.write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match="Config: hidden differ"):
+        load_model(tmp_path)

@@ -12,17 +12,23 @@ from vflow.toy.stacked import Model, Stack
 SIZES = [(2, 1, 0), (2, 3, 0), (3, 2, 1), (10, 2, 1), (4, 1, 0), (5, 1, 2)]
 
 
-def make(dims: int, steps: int, posterior_steps: int) -> list[Model]:
+def make(dims: int, steps: int, posterior_steps: int, negative_slope: float = 0.1) -> list[Model]:
     models: list[Model] = []
     for seed in range(3):
         torch.manual_seed(seed)
         model: Model
         if dims == 2:
-            model = Glow(GlowConfig(dims=dims, steps=steps, hidden=7))
+            model = Glow(
+                GlowConfig(dims=dims, steps=steps, hidden=7, negative_slope=negative_slope)
+            )
         else:
             model = VectorVFlow(
                 VectorVFlowConfig(
-                    extra_dims=dims - 2, steps=steps, posterior_steps=posterior_steps, hidden=7
+                    extra_dims=dims - 2,
+                    steps=steps,
+                    posterior_steps=posterior_steps,
+                    hidden=7,
+                    negative_slope=negative_slope,
                 )
             )
         models.append(model.double())
@@ -44,9 +50,12 @@ def bound(model: Model, x: Tensor, eps: Tensor | None) -> Tensor:
     return model.log_prob(x) if isinstance(model, Glow) else model.elbo(x, eps)
 
 
+@pytest.mark.parametrize("negative_slope", [0.0, 0.1])
 @pytest.mark.parametrize(("dims", "steps", "posterior_steps"), SIZES)
-def test_bound_and_gradient_are_the_librarys(dims: int, steps: int, posterior_steps: int) -> None:
-    models = make(dims, steps, posterior_steps)
+def test_bound_and_gradient_are_the_librarys(
+    dims: int, steps: int, posterior_steps: int, negative_slope: float
+) -> None:
+    models = make(dims, steps, posterior_steps, negative_slope)
     stack = Stack(models)
     x, eps = inputs(stack)
     elbo = stack.elbo(x, eps)
@@ -56,6 +65,21 @@ def test_bound_and_gradient_are_the_librarys(dims: int, steps: int, posterior_st
         expected = bound(model, x[index], None if eps is None else eps[index])
         torch.testing.assert_close(elbo[index], expected, atol=1e-10, rtol=1e-10)
         (-expected.mean()).backward()
+        gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+        torch.testing.assert_close(stack.gradient[index], gradient, atol=1e-10, rtol=1e-8)
+
+
+@pytest.mark.parametrize(("steps", "posterior_steps"), [(2, 1), (1, 2)])
+def test_gradient_of_the_importance_weighted_bound(steps: int, posterior_steps: int) -> None:
+    models = make(5, steps, posterior_steps)
+    stack = Stack(models)
+    x, _ = inputs(stack)
+    x, eps = x.repeat(1, 4, 1), torch.randn(3, 24, 3, dtype=torch.float64)
+    stack.backward(x, eps, draws=4)
+    for index, model in enumerate(models):
+        terms = bound(model, x[index], eps[index]).view(4, 6)
+        assert terms.std(0).min() > 0.1, "the weights differ"
+        (-torch.logsumexp(terms, 0).mean()).backward()
         gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
         torch.testing.assert_close(stack.gradient[index], gradient, atol=1e-10, rtol=1e-8)
 

@@ -72,11 +72,37 @@ def test_data_of_training_and_of_testing_differ() -> None:
     x, eps = module._chunk(SMALL, 0)
     assert x.shape == (10, 2, 64, 2)
     assert eps is not None
-    assert eps.shape == (10, 2, 64, 1)
+    assert eps.shape == (10, 2, 4, 64, 1)
+    assert len(eps.unique()) == eps.numel()
     flat = x.flatten(0, 2)
     assert len(flat.unique(dim=0)) == len(flat), "no point twice, in no seed"
     assert not torch.equal(x[0], module._chunk(SMALL, 1)[0][0])
     assert torch.equal(x, module._chunk(SMALL, 0)[0])
+
+
+def test_each_draw_comes_with_its_mirror_image() -> None:
+    models = new_models(SMALL)
+    stack = Stack(models)
+    x, eps = module._chunk(SMALL, 0)
+    module._backward(stack, x[0], eps[0])
+    for index, model in enumerate(models):
+        terms = [model.elbo(x[0, index], sign * e) for e in eps[0, index] for sign in (1, -1)]
+        (-torch.stack(terms).logsumexp(0).mean()).backward()
+        gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+        torch.testing.assert_close(stack.gradient[index], gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_only_long_gradients_are_clipped_each_models_for_itself() -> None:
+    gradient = torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]])
+    module._clip(gradient, 1.0)
+    torch.testing.assert_close(gradient, torch.tensor([[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]]))
+
+
+def test_clipping_changes_training(tmp_path: Path) -> None:
+    run(SMALL, tmp_path / "free")
+    run(dataclasses.replace(SMALL, clip=1e-9), tmp_path / "clipped")
+    pairs = zip(parameters(tmp_path / "free"), parameters(tmp_path / "clipped"), strict=True)
+    assert not all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_a_trained_density_integrates_to_one(tmp_path: Path) -> None:
@@ -138,6 +164,8 @@ def test_study_goes_on(
         (["--dims", "1"], "dims must be an integer of at least 2, got 1"),
         (["--steps", "1"], "steps must be an integer of at least 2, got 1"),
         (["--density", "moon"], "density must be one of checkerboard, two-spirals"),
+        (["--draws", "3"], "draws must be an even number, got 3"),
+        (["--clip", "-1"], "clip must be a number of at least 0, got -1"),
         (["--lr", "0"], "lr must be a positive number, got 0"),
         (["--study-dims", "1"], "each of study_dims must be an integer of at least 2, got 1"),
         (["--seeds", "many"], "seeds"),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vflow.flows import ActNormConv1x1, AffineCoupling, ResidualBlock
 from vflow.models.config import require_int
-from vflow.models.glow import Glow
+from vflow.models.glow import NEGATIVE_SLOPE, Glow
 from vflow.models.residual_flow import COEFFICIENT, ResidualFlow
 from vflow.models.vector_vflow import VectorVFlow, VectorVFlowConfig
 
@@ -37,6 +37,7 @@ def embed(flow: Glow | ResidualFlow, extra_dims: int, posterior_steps: int = 0) 
             flow="glow" if isinstance(flow, Glow) else "residual",
             hidden=config.hidden,
             layers=config.layers,
+            negative_slope=getattr(config, "negative_slope", NEGATIVE_SLOPE),
             coefficient=getattr(config, "coefficient", COEFFICIENT),
         )
     ).to(next(flow.parameters()))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from vflow.flows import ActNormConv1x1, AffineCoupling, ChannelSplit, Compose, Flow, Inverse
-from vflow.models.config import require_int
+from vflow.models.config import require_int, require_slope
 from vflow.models.steps import draw, normal_log_prob
 from vflow.models.vector_flow import VectorFlow
 from vflow.nets import MLP
 
 LOG_SCALE_BOUND = 4.0
+NEGATIVE_SLOPE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,8 @@ class GlowConfig:
     """Width of the couplings' networks."""
     layers: int = 2
     """Hidden layers of the couplings' networks."""
+    negative_slope: float = field(default=NEGATIVE_SLOPE, metadata={"before": 0.0})
+    """Of the networks' leaky ReLU; 0 for ReLU, whose units die in long training."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -39,11 +42,20 @@ class GlowConfig:
         for name in ("dims", "steps", "hidden", "layers"):
             require_int(name, getattr(self, name), 1)
         require_int("context_dims", self.context_dims, 0)
+        require_slope("negative_slope", self.negative_slope)
         if self.dims == 1 and self.context_dims == 0:
             raise ValueError("dims must be at least 2 without a context, got 1")
 
 
-def glow_flow(dims: int, steps: int, *, context_dims: int = 0, hidden: int, layers: int) -> Compose:
+def glow_flow(
+    dims: int,
+    steps: int,
+    *,
+    context_dims: int = 0,
+    hidden: int,
+    layers: int,
+    negative_slope: float = NEGATIVE_SLOPE,
+) -> Compose:
     """Steps of ActNorm, linear layer and affine coupling on vectors [B, D].
 
     The linear layers start as random rotations (Kingma & Dhariwal, 2018): it is they that give
@@ -54,7 +66,13 @@ def glow_flow(dims: int, steps: int, *, context_dims: int = 0, hidden: int, laye
     for _ in range(steps):
         linear = ActNormConv1x1((dims,))
         nn.init.orthogonal_(linear.weight)
-        net = MLP(kept + context_dims, 2 * (dims - kept), hidden=hidden, layers=layers)
+        net = MLP(
+            kept + context_dims,
+            2 * (dims - kept),
+            hidden=hidden,
+            layers=layers,
+            negative_slope=negative_slope,
+        )
         split = ChannelSplit(kept)
         flows += [linear, split, AffineCoupling(net, bound=LOG_SCALE_BOUND), Inverse(split)]
     return Compose(flows)
@@ -75,6 +93,7 @@ class Glow(VectorFlow):
             context_dims=config.context_dims,
             hidden=config.hidden,
             layers=config.layers,
+            negative_slope=config.negative_slope,
         )
 
     def rsample(

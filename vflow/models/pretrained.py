@@ -118,10 +118,17 @@ def read_config(path: Path) -> tuple[str, dict[str, Any]]:
 def make_config(config_class: type, fields: dict[str, Any], path: Path) -> Any:
     """Build a config from JSON, refusing unknown and missing fields.
 
+    A field that models were once saved without has in its metadata what it was "before".
+
     Raises:
         ValueError: Naming the file and what is wrong.
     """
-    known = {field.name for field in dataclasses.fields(config_class)}
+    known, before = set(), {}
+    for field in dataclasses.fields(config_class):
+        known.add(field.name)
+        if "before" in field.metadata:
+            before[field.name] = field.metadata["before"]
+    fields = {**before, **fields}
     if fields.keys() != known:
         odd = ", ".join(sorted(fields.keys() ^ known))
         raise ValueError(

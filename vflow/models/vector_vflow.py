@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from vflow.models.checks import require_count, require_float
-from vflow.models.config import require_choice, require_int
-from vflow.models.glow import glow_flow
+from vflow.models.config import require_choice, require_int, require_slope
+from vflow.models.glow import NEGATIVE_SLOPE, glow_flow
 from vflow.models.initialization import data_dependent_init
 from vflow.models.pretrained import Pretrained
 from vflow.models.residual_flow import COEFFICIENT, require_coefficient, residual_flow
@@ -38,6 +38,8 @@ class VectorVFlowConfig:
     """Width of the networks."""
     layers: int = 2
     """Hidden layers of the networks."""
+    negative_slope: float = field(default=NEGATIVE_SLOPE, metadata={"before": 0.0})
+    """Of the couplings' leaky ReLU; 0 for ReLU, whose units die in long training."""
     coefficient: float = COEFFICIENT
     """Largest Lipschitz constant of a residual block's network, in (0, 1)."""
 
@@ -56,6 +58,7 @@ class VectorVFlowConfig:
             require_int(name, getattr(self, name), 1)
         require_int("posterior_steps", self.posterior_steps, 0)
         require_choice("flow", self.flow, FLOWS)
+        require_slope("negative_slope", self.negative_slope)
         require_coefficient(self.coefficient)
 
 
@@ -74,14 +77,21 @@ class VectorVFlow(Pretrained, nn.Module):
         super().__init__()
         self.config = config
         size = {"hidden": config.hidden, "layers": config.layers}
+        slope = config.negative_slope
         if config.flow == "glow":
-            self.flow = glow_flow(config.total_dims, config.steps, **size)
+            self.flow = glow_flow(config.total_dims, config.steps, negative_slope=slope, **size)
         else:
             self.flow = residual_flow(
                 config.total_dims, config.steps, coefficient=config.coefficient, **size
             )
         self.posterior = (
-            glow_flow(config.extra_dims, config.posterior_steps, context_dims=config.dims, **size)
+            glow_flow(
+                config.extra_dims,
+                config.posterior_steps,
+                context_dims=config.dims,
+                negative_slope=slope,
+                **size,
+            )
             if config.posterior_steps
             else None
         )

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Sequential):
-    """Fully connected layers with ReLU between them; the output starts at zero.
+    """Fully connected layers with leaky ReLU between them; the output starts at zero.
 
     With a zero output, an affine coupling starts as the identity.
 
@@ -16,13 +16,22 @@ class MLP(nn.Sequential):
         out_features: Features of the output.
         hidden: Width of the hidden layers.
         layers: Number of hidden layers, at least 1.
+        negative_slope: Of the leaky ReLU; 0 for ReLU.
     """
 
-    def __init__(self, in_features: int, out_features: int, *, hidden: int, layers: int) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        hidden: int,
+        layers: int,
+        negative_slope: float = 0.0,
+    ) -> None:
         modules: list[nn.Module] = []
         width = in_features
         for _ in range(layers):
-            modules += [nn.Linear(width, hidden), nn.ReLU()]
+            modules += [nn.Linear(width, hidden), nn.LeakyReLU(negative_slope)]
             width = hidden
         output = nn.Linear(width, out_features)
         nn.init.zeros_(output.weight)

@@ -40,12 +40,16 @@ class Experiment:
     """Training iterations."""
     batch_size: int = 64
     """Points an iteration and model."""
+    draws: int = 8
+    """Draws of z a point and iteration, an even number: each with its mirror image."""
     seeds: int = 5
     """Models, which differ in their initialisation and in their data."""
     seed: int = 0
     """Seed of everything random."""
     lr: float = 0.002
     """Learning rate of Adam at the start; it falls to 0 as half a cosine."""
+    clip: float = 0.0
+    """Largest norm of a model's gradient, 0 for any; deep Glows blow up in long training."""
     hidden: int = 50
     """Width of the couplings' networks."""
     layers: int = 2
@@ -66,9 +70,14 @@ class Experiment:
         require_int("steps", self.steps, 1 if self.dims == DATA_DIMS else 2)
         for name in ("iterations", "batch_size", "seeds", "hidden", "layers", "points", "samples"):
             require_int(name, getattr(self, name), 1)
+        require_int("draws", self.draws, 2)
+        if self.draws % 2:
+            raise ValueError(f"draws must be an even number, got {self.draws}")
         require_int("seed", self.seed, 0)
         if not isinstance(self.lr, int | float) or not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be a positive number, got {self.lr!r}")
+        if not isinstance(self.clip, int | float) or not 0 <= self.clip < math.inf:
+            raise ValueError(f"clip must be a number of at least 0, got {self.clip!r}")
 
     @property
     def name(self) -> str:

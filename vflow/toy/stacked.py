@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from vflow.models import Glow, VectorVFlow, VectorVFlowConfig
@@ -34,6 +34,7 @@ class Step:
     bias: Tensor  # [S, 1, D]
     weight: Tensor  # [S, D, D]
     linears: list[tuple[Tensor, Tensor]]  # of the coupling's network: [S, out, in], [S, 1, out]
+    negative_slope: float  # of its leaky ReLU
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,9 @@ class Stack:
         total, size = self.dims + self.extra_dims, (config.hidden, config.layers)
         shapes = [_shapes(total, 0, *size)] * config.steps
         shapes += [_shapes(self.extra_dims, self.dims, *size)] * posterior_steps
-        steps, gradients = _views(self.parameters, shapes), _views(self.gradient, shapes)
+        slope = config.negative_slope
+        steps = _views(self.parameters, shapes, slope)
+        gradients = _views(self.gradient, shapes, slope)
         self.steps, self.posterior = steps[: config.steps], steps[config.steps :]
         self._gradients, self._posterior_gradients = (
             gradients[: config.steps],
@@ -133,11 +136,18 @@ class Stack:
         return torch.cat(parts, 1)
 
     @torch.no_grad()
-    def backward(self, x: Tensor, eps: Tensor | None = None) -> None:
-        """Write into `gradient` that of minus the batch's mean bound; arguments as for `elbo`."""
-        batch = x.shape[1]
-        # Of the loss with respect to each row's log-determinant, those of p and of q.
-        share = x.new_full((), -1 / batch)
+    def backward(self, x: Tensor, eps: Tensor | None = None, draws: int = 1) -> None:
+        """Write into `gradient` that of minus the batch's mean bound.
+
+        The bound of a point is the importance-weighted one (Burda et al., 2016): the logarithm of
+        the mean of exp(`elbo`) over its draws. With one draw it is the ELBO.
+
+        Args:
+            x: [S, B, Dx], for draws of a point B / draws rows apart.
+            eps: As for `elbo`.
+            draws: Rows of each point, one a draw of its noise.
+        """
+        points = x.shape[1] // draws
         saved_posterior = []
         if eps is not None:
             z = eps
@@ -149,7 +159,11 @@ class Stack:
         for step in self.steps:
             x, saved = _forward(step, x, None)
             saved_steps.append(saved)
-        grad = x / batch
+        # Of the loss with respect to each row's log-determinant, those of p and of q.
+        share = x.new_full((1, 1, 1), -1 / points)
+        if draws > 1 and eps is not None:
+            share = share * _weights(x, eps, [*saved_posterior, *saved_steps], draws)
+        grad = -share * x
         inverses = _inverses(self.steps)
         for index in reversed(range(len(self.steps))):
             step, into = self.steps[index], self._gradients[index]
@@ -187,7 +201,7 @@ def _shapes(dims: int, context_dims: int, hidden: int, layers: int) -> list[tupl
     return shapes
 
 
-def _views(matrix: Tensor, steps: list[list[tuple[int, ...]]]) -> list[Step]:
+def _views(matrix: Tensor, steps: list[list[tuple[int, ...]]], slope: float) -> list[Step]:
     found, start = [], 0
     for shapes in steps:
         views = []
@@ -198,13 +212,20 @@ def _views(matrix: Tensor, steps: list[list[tuple[int, ...]]]) -> list[Step]:
             start += size
         scale, bias, weight, *linears = views
         pairs = list(zip(linears[::2], linears[1::2], strict=True))
-        found.append(Step(scale, bias, weight, pairs))
+        found.append(Step(scale, bias, weight, pairs, slope))
     assert start == matrix.shape[1]
     return found
 
 
 def _normal_log_prob(eps: Tensor) -> Tensor:
     return -0.5 * (eps.square() + LOG_2PI).sum(-1)
+
+
+def _weights(latent: Tensor, eps: Tensor, steps: list[Saved], draws: int) -> Tensor:
+    """Each row's share in its point's bound, [S, B, 1]; what all rows have in common drops out."""
+    logdet = sum(LOG_SCALE_BOUND * saved.squashed.sum(-1) for saved in steps)
+    elbo = _normal_log_prob(latent) - _normal_log_prob(eps) + logdet
+    return elbo.unflatten(1, (draws, -1)).softmax(1).flatten(1).unsqueeze(-1)
 
 
 def _inverses(steps: list[Step]) -> Tensor:
@@ -227,7 +248,8 @@ def _network(step: Step, first: Tensor, context: Tensor | None) -> tuple[list[Te
     x = first if context is None else torch.cat([first, context], -1)
     inputs = [x]
     for weight, bias in step.linears[:-1]:
-        inputs.append(torch.relu_(torch.baddbmm(bias, inputs[-1], weight.mT)))
+        hidden = torch.baddbmm(bias, inputs[-1], weight.mT)
+        inputs.append(nn.functional.leaky_relu_(hidden, step.negative_slope))
     weight, bias = step.linears[-1]
     return inputs, torch.baddbmm(bias, inputs[-1], weight.mT).unflatten(-1, (-1, 2))
 
@@ -252,7 +274,7 @@ def _backward(
 
     Args:
         grad: Of the loss with respect to the step's output [S, B, D].
-        share: Of the loss with respect to each row's log-determinant.
+        share: Of the loss with respect to each row's log-determinant, [S, B, 1] or [1, 1, 1].
         step: The parameters.
         saved: Of the forward pass.
         out: Where the gradients go.
@@ -272,7 +294,8 @@ def _backward(
         torch.sum(flowing, 1, True, out=grad_bias)
         flowing = torch.bmm(flowing, step.linears[index][0])
         if index:
-            flowing = torch.ops.aten.threshold_backward(flowing, into, 0)
+            # The layer's output has the sign of its input, and stands for it.
+            flowing = torch.ops.aten.leaky_relu_backward(flowing, into, step.negative_slope, True)
     grad_y = torch.cat([grad[..., :kept] + flowing[..., :kept], grad_mixed], -1)
     # The log-determinants of the linear layer and of ActNorm are the same for all rows: the batch's
     # shares add up to -1.

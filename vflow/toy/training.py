@@ -118,7 +118,9 @@ def _train(experiment: Experiment, stack: Stack, path: Path, quiet: bool) -> flo
         for first in range(start, total, CHUNK):
             x, eps = _chunk(experiment, first // CHUNK)
             for index in range(min(CHUNK, total - first)):
-                stack.backward(x[index], None if eps is None else eps[index])
+                _backward(stack, x[index], None if eps is None else eps[index])
+                if experiment.clip:
+                    _clip(stack.gradient, experiment.clip)
                 share = (first + index) / total
                 optimizer.param_groups[0]["lr"] = (
                     experiment.lr * (1 + math.cos(math.pi * share)) / 2
@@ -139,15 +141,35 @@ def _train(experiment: Experiment, stack: Stack, path: Path, quiet: bool) -> flo
     return before + time.monotonic() - began
 
 
+def _backward(stack: Stack, x: Tensor, eps: Tensor | None) -> None:
+    """The gradient for a batch [S, B, 2] and the noise of its draws [S, draws / 2, B, D - 2].
+
+    Each draw comes with its mirror image: what is odd in the noise cancels out of the gradient.
+    """
+    if eps is None:
+        stack.backward(x)
+        return
+    mirrored = torch.cat([eps, -eps], 1)
+    draws = mirrored.shape[1]
+    stack.backward(x.repeat(1, draws, 1), mirrored.flatten(1, 2), draws)
+
+
+def _clip(gradient: Tensor, largest: float) -> None:
+    """Shorten the gradients [S, N] that are longer than `largest`, each model's for itself."""
+    norm = gradient.norm(dim=1, keepdim=True)
+    gradient.mul_((largest / norm).clamp_(max=1))
+
+
 def _chunk(experiment: Experiment, chunk: int) -> tuple[Tensor, Tensor | None]:
-    """Data [CHUNK, S, B, 2] and, for a VFlow, noise [CHUNK, S, B, D - 2]."""
+    """Data [CHUNK, S, B, 2] and, for a VFlow, noise [CHUNK, S, draws / 2, B, D - 2]."""
     density, batch = DENSITIES[experiment.density], experiment.batch_size
     extra = experiment.dims - DATA_DIMS
     points, noise = [], []
     for index in range(experiment.seeds):
         source = torch.Generator().manual_seed(mix(experiment.seed, Stream.NOISE, index, chunk))
         points.append(density.sample(CHUNK * batch, source).view(CHUNK, batch, DATA_DIMS))
-        noise.append(torch.randn(CHUNK, batch, extra, generator=source))
+        shape = (CHUNK, experiment.draws // 2, batch, extra)
+        noise.append(torch.randn(shape, generator=source))
     return torch.stack(points, 1), torch.stack(noise, 1) if extra else None
 
 
