@@ -39,15 +39,14 @@ inline Scratch allocate(int64_t size, int64_t count) {
 // Outputs larger than this leave the last level of cache before anybody reads them.
 constexpr int64_t kLargeBytes = int64_t{8} << 20;
 
-// Asks for huge pages under a large output which is about to be written for the first time: the kernel's
-// page faults take several times as long as the mathematics. No more than a wish.
+// Asks for huge pages under an output that has room for one and is about to be written for the first time:
+// the kernel's page faults take several times as long as the mathematics. No more than a wish.
 inline void prepare_output(void* memory, int64_t bytes) {
 #if defined(__linux__)
   constexpr uintptr_t page = uintptr_t{2} << 20;
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(memory) + page - 1) / page * page;
   const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + static_cast<uintptr_t>(bytes)) / page * page;
-  if (bytes >= kLargeBytes && begin < end)
-    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #else
   (void)memory, (void)bytes;
 #endif

@@ -64,7 +64,7 @@ def _stored_dtype(x: Tensor, ab: Tensor) -> torch.dtype:
 
 
 def _contiguous(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype).contiguous()
+    return (tensor if tensor.dtype == dtype else tensor.to(dtype)).contiguous()
 
 
 def _sizes(x: Tensor) -> tuple[int, int]:
