@@ -7,7 +7,8 @@ Runs the operations' tests first and prints nothing about speed if they are red.
 times the candidates of a case one after the other, in one run; bench/ops_cases.py says what they
 are. The ratios are of medians. Of a GB/s, the numbers that must be read and written are counted
 once; the fraction is that of a plain copy of memory, measured here (self_attention, whose work
-grows with the square of the positions, is bound by arithmetic instead).
+grows with the square of the positions, is bound by arithmetic instead). On a GPU all these are of
+the time on the device; that of a call, from Python to its end, stands beside it.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # for `python bench/ops.py`, which knows only its own folder
 
 from bench.machine import copy_bandwidth, describe  # noqa: E402
-from bench.ops_cases import Case, cases  # noqa: E402
+from bench.ops_cases import DTYPES, Case, cases  # noqa: E402
 from vflow.console import RunStopped, one_line_errors  # noqa: E402
 from vflow.files import write_json  # noqa: E402
 
 SPEED = ROOT / "bench" / "ops_speed.py"
 BASELINES = ("eager", "compile", "reference", "bisection")
+UNTIMED_TARGETS = "not instruction_set and not other_processors"
+GATES = {"cpu": ("tests/ops",), "cuda": ("tests/ops", "tests/kernels")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,8 @@ class Options:
 
     only: tuple[str, ...] = ()
     """Operations to time, by name; all by default."""
+    dtype: str = "float32"
+    """float32 or bfloat16: of all inputs."""
     rounds: int = 15
     """Timed calls of each candidate."""
     device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
@@ -56,6 +61,19 @@ class Options:
     json: Path | None = None
     """Write the results here."""
 
+    def __post_init__(self) -> None:
+        """Check the fields that are names.
+
+        Raises:
+            ValueError: Naming the field, what it must be and what it is.
+        """
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        if self.device not in GATES:
+            raise ValueError(f"device must be one of {', '.join(GATES)}, got {self.device!r}")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device must be cpu here: torch sees no CUDA device")
+
 
 class Parameters:
     """Gives bench/ops_speed.py its cases."""
@@ -66,11 +84,13 @@ class Parameters:
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """One test a candidate."""
-        rows = [(case, candidate) for case in self.chosen for candidate in case.candidates()]
+        device = self.options.device
+        rows = [(case, name) for case in self.chosen for name in case.candidates(device)]
         metafunc.parametrize(
             ("case", "candidate"), rows, ids=[case.name(candidate) for case, candidate in rows]
         )
-        metafunc.parametrize("device", [self.options.device], ids=[""])
+        metafunc.parametrize("device", [device], ids=[""])
+        metafunc.parametrize("dtype", [self.options.dtype], ids=[""])
         metafunc.parametrize("rounds", [self.options.rounds], ids=[""])
 
 
@@ -88,23 +108,15 @@ def choose(options: Options) -> list[Case]:
     return [case for case in every if not options.only or case.operation in options.only]
 
 
-def run_gate() -> None:
-    """Run the operations' tests.
+def run_gate(device: str) -> None:
+    """Run the operations' tests, on a GPU those of its kernels too.
 
     Raises:
         RunStopped: If they are red.
     """
     print("running the operations' tests", flush=True)
     tests = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-x",
-            "tests/ops",
-            "-k",
-            "not instruction_set and not other_processors",
-        ],
+        [sys.executable, "-m", "pytest", "-x", *GATES[device], "-k", UNTIMED_TARGETS],
         cwd=ROOT,
         check=False,
     )
@@ -140,19 +152,18 @@ def measure(chosen: list[Case], options: Options) -> list[dict[str, Any]]:
 
 
 def compare(rows: list[dict[str, Any]], copy_rate: float) -> list[dict[str, Any]]:
-    """Add the rates, and vflow's speed as a multiple of each baseline's."""
+    """Add the rates, and the speed of ours as a multiple of each baseline's."""
     compared = []
     for _, group in groupby(rows, key=lambda row: (row["operation"], row["size"], row["kind"])):
         entries = list(group)
-        medians = {row["candidate"]: row["median"] for row in entries}
+        times = {row["candidate"]: row["device_seconds"] or row["median"] for row in entries}
+        baselines = [name for name in BASELINES if name in times]
         for row in entries:
-            rate = row["bytes"] / row["median"]
-            row["gigabytes_per_second"] = rate / 1e9
-            row["fraction_of_copy"] = rate / copy_rate
-        ours = next(row for row in entries if row["candidate"] == "vflow")
-        ours["times_as_fast_as"] = {
-            name: medians[name] / medians["vflow"] for name in BASELINES if name in medians
-        }
+            seconds = times[row["candidate"]]
+            row["gigabytes_per_second"] = row["bytes"] / seconds / 1e9
+            row["fraction_of_copy"] = row["bytes"] / seconds / copy_rate
+            if row["candidate"] not in BASELINES:
+                row["times_as_fast_as"] = {name: times[name] / seconds for name in baselines}
         compared += entries
     return compared
 
@@ -166,12 +177,15 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         for row in group:
             peak = row["peak_bytes"]
             memory = "" if peak is None else f"  peak {peak / 2**20:7.1f} MiB"
+            on_device = row["device_seconds"]
+            call = "" if on_device is None else f"  call {row['median'] * 1e3:8.3f} ms"
+            seconds = on_device or row["median"]
             ratios = row.get("times_as_fast_as", {})
             beside = ", ".join(f"{ratio:.1f} x {name}" for name, ratio in ratios.items())
             print(
-                f"  {row['candidate']:10} {row['median'] * 1e3:9.2f} ms "
+                f"  {row['candidate']:10} {seconds * 1e3:9.{2 if on_device is None else 4}f} ms "
                 f"{row['gigabytes_per_second']:6.1f} GB/s {row['fraction_of_copy']:6.1%} of copy"
-                f"{memory}  {beside}"
+                f"{call}{memory}  {beside}"
             )
 
 
@@ -183,7 +197,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     chosen = choose(options)
     if options.gate:
-        run_gate()
+        run_gate(options.device)
     began = time.monotonic()
     copies = [copy_bandwidth(options.device)]
     rows = measure(chosen, options)
@@ -195,7 +209,8 @@ def main() -> None:
     print(f"\ncopy: {before:.1f} GB/s before, {after:.1f} after; {time.monotonic() - began:.0f} s")
     if options.json is not None:
         machine = {**describe(options.device), "copy_gigabytes_per_second": copy_rate / 1e9}
-        write_json(options.json, {"machine": machine, "rounds": options.rounds, "results": rows})
+        about = {"machine": machine, "dtype": options.dtype, "rounds": options.rounds}
+        write_json(options.json, {**about, "results": rows})
         print(f"written to {options.json}")
 
 

@@ -5,8 +5,10 @@ Candidates of a case:
     eager      the definition in plain PyTorch, differentiated by autograd
     compile    torch.compile of it
     reference  vflow's own plain PyTorch, with its gradient by hand
-    vflow      what this machine chooses, or the backend asked for
     bisection  of the inverse: 200 bisections, as the authors' code does
+    vflow      what this machine chooses, or the backend asked for
+    triton, cuda
+               in place of that on a GPU: the backends that are there and have the operation
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from tests.ops.inputs import (
     plain_self_attention,
 )
 from vflow import ops
+from vflow.ops import backend
 
 BISECTIONS = 200
 BATCH = 64
@@ -38,6 +41,9 @@ HALVES = ((32, 16, 6), (32, 32, 3), (16, 8, 24), (16, 16, 12))
 HEADS = 4
 DROPOUT = 0.2
 PRESETS = {"vflow-cifar10": (32, 96), "vflow-4m-c6": (4, 32)}  # components, filters
+
+GPU_BACKENDS = ("triton", "cuda")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 Call = Callable[[], Any]
 
@@ -49,10 +55,10 @@ class Case:
     operation: str
     size: str
     kind: str
-    bytes: int
+    numbers: int
     """Read and written by an implementation that touches every number once a pass."""
     inputs: Callable[[str], tuple[Tensor, ...]]
-    """Device -> inputs."""
+    """Device -> inputs, of float32."""
     ours: Callable[..., Any]
     plain: Callable[..., Any] | None = None
 
@@ -60,17 +66,24 @@ class Case:
         """A readable test id."""
         return f"{self.operation}, {self.size}, {self.kind}, {candidate}"
 
-    def candidates(self) -> list[str]:
-        """The names of what is timed."""
+    def candidates(self, device: str) -> list[str]:
+        """The names of what is timed, the baselines first."""
+        ours = self._ours(device)
         if self.kind == "inverse":
             first = ["bisection"] if self.operation == "mixlogistic" else []
-            return [*first, "reference", "vflow"]
-        return ["eager", "compile", "reference", "vflow"]
+            return [*first, "reference", *ours]
+        return ["eager", "compile", "reference", *ours]
 
-    def call(self, candidate: str, device: str) -> Call:
+    def _ours(self, device: str) -> list[str]:
+        if device != "cuda":
+            return ["vflow"]
+        there = backend.describe()[self.operation]
+        return [name for name in GPU_BACKENDS if there[name] == "available"] or ["vflow"]
+
+    def call(self, candidate: str, device: str, dtype: torch.dtype = torch.float32) -> Call:
         """What to time, on fresh inputs that are the same for every candidate."""
         torch.manual_seed(0)
-        inputs = self.inputs(device)
+        inputs = tuple(t.to(dtype) for t in self.inputs(device))
         function = {
             "eager": self.plain,
             "compile": self.plain and torch.compile(self.plain, dynamic=False),
@@ -101,7 +114,7 @@ def cases() -> Iterator[Case]:
         )
         yield mixture(
             kind="inverse",
-            bytes=4 * BATCH * (2 * x + params),
+            numbers=BATCH * (2 * x + params),
             inputs=partial(_transformed, half, components),
             ours=ops.mixlogistic_inverse,
         )
@@ -161,7 +174,7 @@ def cases() -> Iterator[Case]:
             inputs=partial(_actnorm, half),
         )
         yield from _directions(actnorm, ops.actnorm_conv1x1, plain_actnorm_conv1x1, x, x, x)
-        yield actnorm(kind="inverse", bytes=4 * BATCH * 2 * x, ours=ops.actnorm_conv1x1_inverse)
+        yield actnorm(kind="inverse", numbers=BATCH * 2 * x, ours=ops.actnorm_conv1x1_inverse)
 
 
 def plain_concat_elu_with_dropout(x: Tensor) -> Tensor:
@@ -198,8 +211,8 @@ def _directions(
 ) -> Iterator[Case]:
     """Forward alone, and with backward, which reads it all again and writes the gradients."""
     forward, both = inputs + outputs, 2 * (inputs + outputs) + differentiable
-    yield case(kind="forward", bytes=4 * BATCH * forward, ours=ours, plain=plain)
-    yield case(kind="forward + backward", bytes=4 * BATCH * both, ours=ours, plain=plain)
+    yield case(kind="forward", numbers=BATCH * forward, ours=ours, plain=plain)
+    yield case(kind="forward + backward", numbers=BATCH * both, ours=ours, plain=plain)
 
 
 def _with_gradients(function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Call:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vflow import ops
+from vflow.ops.checks import logdet_dtype
 from vflow.ops.concat_elu import _concat_elu_dropout
 from vflow.ops.dropout import _dropout
 from vflow.ops.reference.dropout import dropout_factors
@@ -80,7 +81,8 @@ def plain_actnorm_conv1x1(
     x: Tensor, scale: Tensor, bias: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     scale = scale.clamp_min(1e-10)
-    logdet = scale.log().sum() + scale[..., 0].numel() * torch.linalg.slogdet(weight).logabsdet
+    matrix = weight.to(logdet_dtype(weight.dtype))  # PyTorch has no slogdet of half types
+    logdet = scale.log().sum() + scale[..., 0].numel() * torch.linalg.slogdet(matrix).logabsdet
     return (x * scale + bias) @ weight, logdet.expand(x.shape[0])
 
 
