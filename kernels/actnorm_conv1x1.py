@@ -34,13 +34,20 @@ def _rows_of_tile(tile, rows, positions, ROWS: tl.constexpr):
 
 
 @triton.jit
+def min_scale(dtype: tl.constexpr):
+    """The least scale. Older Tritons round a bare constant to float32 beside a float64 tensor."""
+    return tl.full([], MIN_SCALE, dtype)
+
+
+@triton.jit
 def _log_determinant(scale, log_det, positions, C: tl.constexpr):
     """sum log scale + positions * log|det W|, in float64."""
     numbers = positions.to(tl.int64) * C
     total = tl.zeros([BLOCK], tl.float64)
     for first in range(0, numbers, BLOCK):
         i = first + tl.arange(0, BLOCK)
-        s = larger(tl.load(scale + i, mask=i < numbers, other=1.0).to(tl.float64), MIN_SCALE)
+        s = tl.load(scale + i, mask=i < numbers, other=1.0).to(tl.float64)
+        s = larger(s, min_scale(tl.float64))
         total += tl.log(s)
     return tl.sum(total, 0) + positions.to(tl.float64) * log_det
 
@@ -86,7 +93,8 @@ def _forward_kernel(
             mask = live[:, None] & (c < C)[None, :]
             x_c = tl.load(x + x_rows[:, None] + c[None, :] * X_CHANNEL, mask=mask, other=0.0)
             cell = position[:, None] * C + c[None, :]
-            s = larger(tl.load(scale + cell, mask=mask, other=0.0).to(REAL), MIN_SCALE)
+            s = tl.load(scale + cell, mask=mask, other=0.0).to(REAL)
+            s = larger(s, min_scale(REAL))
             shift = tl.load(bias + cell, mask=mask, other=0.0).to(REAL)
             square = (c < C)[:, None] & (n < C)[None, :]
             w = tl.load(weight + c[:, None] * C + n[None, :], mask=square, other=0.0).to(REAL)
@@ -144,7 +152,7 @@ def _inverse_kernel(
         result = tl.dot(y_c.to(REAL), w, result, input_precision="ieee", out_dtype=REAL)
     mask = live[:, None] & (n < C)[None, :]
     cell = position[:, None] * C + n[None, :]
-    s = larger(tl.load(scale + cell, mask=mask, other=1.0).to(REAL), MIN_SCALE)
+    s = larger(tl.load(scale + cell, mask=mask, other=1.0).to(REAL), min_scale(REAL))
     result = (result - tl.load(bias + cell, mask=mask, other=0.0).to(REAL)) / s
     out = (image * positions + position) * C
     tl.store(x + out[:, None] + n[None, :], result.to(x.dtype.element_ty), mask=mask)

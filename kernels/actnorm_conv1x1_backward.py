@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from vflow.kernels.actnorm_conv1x1 import BLOCK, CHUNK, MIN_SCALE, padded, warps_for
+from vflow.kernels.actnorm_conv1x1 import BLOCK, CHUNK, min_scale, padded, warps_for
 from vflow.kernels.launch import as_positions, on_device, power_of_two, real_type, wide_dtype
 from vflow.kernels.math import larger
 from vflow.kernels.reduction import sum_columns
@@ -57,7 +57,7 @@ def _backward_kernel(
     n = tl.arange(0, NP)
     there = (q < line_positions)[:, None] & (n < C)[None, :]
     cell = position[:, None] * C + n[None, :]
-    s = larger(tl.load(scale + cell, mask=there, other=1.0).to(REAL), MIN_SCALE)
+    s = larger(tl.load(scale + cell, mask=there, other=1.0).to(REAL), min_scale(REAL))
     shift = tl.load(bias + cell, mask=there, other=0.0).to(REAL)
     grad_scale = tl.zeros([ROWS, NP], REAL)
     grad_bias = tl.zeros([ROWS, NP], REAL)
@@ -149,8 +149,9 @@ def _finish_kernel(
             of_scale += tl.load(at, mask=live, other=0.0)
             of_bias += tl.load(at + terms * numbers, mask=live, other=0.0)
         s = tl.load(scale + i, mask=live, other=1.0).to(REAL)
-        of_scale += gl.to(REAL) / larger(s, MIN_SCALE)
-        of_scale = tl.where(s < MIN_SCALE, 0.0, of_scale)
+        least = min_scale(REAL)
+        of_scale += gl.to(REAL) / larger(s, least)
+        of_scale = tl.where(s < least, 0.0, of_scale)
         tl.store(grad_scale + i, of_scale.to(grad_scale.dtype.element_ty), mask=live)
         tl.store(grad_bias + i, of_bias.to(grad_bias.dtype.element_ty), mask=live)
 
