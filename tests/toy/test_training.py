@@ -189,6 +189,9 @@ def test_models_are_as_large_as_they_say() -> None:
     assert Experiment(dims=10, steps=3).title == "3-step, 10-dimensional VFlow"
     config = Experiment(dims=10, steps=3).model_config()
     assert (config.steps, config.extra_dims, config.posterior_steps) == (2, 8, 1)
+    # One extra dimension: q is a Gaussian layer, which is none of the steps.
+    config = Experiment(dims=3, steps=2).model_config()
+    assert (config.steps, config.extra_dims, config.posterior_steps) == (2, 1, 1)
     assert len(ToyConfig().grid()) == 35
     assert set(DENSITIES) == {
         *("checkerboard", "two-spirals", "eight-gaussians", "two-moons", "rings", "pinwheel")

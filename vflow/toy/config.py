@@ -35,7 +35,8 @@ class Experiment:
     dims: int = 10
     """Dimensions D of the flow: 2 for Glow, more for a VFlow with D - 2 extra ones."""
     steps: int = 3
-    """Steps L in all: a VFlow has L - 1 in p(x, z) and one in q(z|x)."""
+    """Steps L: a VFlow has L - 1 in p(x, z) and one in q(z|x); with one extra dimension, whose q is a
+    Gaussian layer, all L are in p."""
     iterations: int = 100_000
     """Training iterations."""
     batch_size: int = 64
@@ -67,7 +68,7 @@ class Experiment:
         """
         require_choice("density", self.density, tuple(DENSITIES))
         require_int("dims", self.dims, DATA_DIMS)
-        require_int("steps", self.steps, 1 if self.dims == DATA_DIMS else 2)
+        require_int("steps", self.steps, 1 + self._posterior_steps)
         for name in ("iterations", "batch_size", "seeds", "hidden", "layers", "points", "samples"):
             require_int(name, getattr(self, name), 1)
         require_int("draws", self.draws, 2)
@@ -78,6 +79,11 @@ class Experiment:
             raise ValueError(f"lr must be a positive number, got {self.lr!r}")
         if not isinstance(self.clip, int | float) or not 0 <= self.clip < math.inf:
             raise ValueError(f"clip must be a number of at least 0, got {self.clip!r}")
+
+    @property
+    def _posterior_steps(self) -> int:
+        """How many of the steps are q's: none where it is a Gaussian layer, or there is no z."""
+        return 1 if self.dims > DATA_DIMS + 1 else 0
 
     @property
     def name(self) -> str:
@@ -104,7 +110,7 @@ class Experiment:
         return VectorVFlowConfig(
             dims=DATA_DIMS,
             extra_dims=self.dims - DATA_DIMS,
-            steps=self.steps - 1,
+            steps=self.steps - self._posterior_steps,
             hidden=hidden,
             layers=layers,
         )
