@@ -9,13 +9,26 @@ For tools that watch a process, such as valgrind (`scripts/sanitize.sh`) and com
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 
 import torch
 
-from tests.ops.inputs import ALL, DIFFERENTIABLE, gradients, mixture_inputs, outputs
-from vflow import ops
-from vflow.ops import native
-from vflow.ops.backend import ANY_DTYPE
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(
+    0, str(ROOT)
+)  # for `python scripts/every_operation.py`, which knows only its folder
+
+from tests.ops.inputs import (  # noqa: E402
+    ALL,
+    DIFFERENTIABLE,
+    gradients,
+    mixture_inputs,
+    outputs,
+)
+from vflow import ops  # noqa: E402
+from vflow.ops import native  # noqa: E402
+from vflow.ops.backend import ANY_DTYPE  # noqa: E402
 
 DEVICES = {"cpu": "cpu", "triton": "cuda", "cuda": "cuda"}
 
