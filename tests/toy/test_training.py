@@ -92,6 +92,22 @@ def test_each_draw_comes_with_its_mirror_image() -> None:
         torch.testing.assert_close(stack.gradient[index], gradient, atol=1e-5, rtol=1e-4)
 
 
+def test_draws_are_orthogonal_and_as_normal_as_before() -> None:
+    before = torch.randn(4000, 5, 7, 3, generator=torch.Generator().manual_seed(0))
+    after = module._at_right_angles(before)
+    assert after.shape == before.shape
+    torch.testing.assert_close(after.norm(dim=-1), before.norm(dim=-1))
+    draws = after.transpose(1, 2)  # [..., draws, dimensions]
+    for block in (draws[..., :3, :], draws[..., 3:, :]):
+        products = block @ block.mT
+        angles = products - torch.diag_embed(products.diagonal(dim1=-2, dim2=-1))
+        assert angles.abs().max() < 1e-4
+    for draw in range(5):  # each alone, its mirror image included
+        x = after[:, draw].flatten(0, 1).double()
+        assert torch.allclose(x.mT @ x / len(x), torch.eye(3, dtype=x.dtype), atol=0.03)
+        assert torch.allclose(x.pow(4).mean(0), torch.full((3,), 3.0, dtype=x.dtype), atol=0.15)
+
+
 def test_only_long_gradients_are_clipped_each_models_for_itself() -> None:
     gradient = torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]])
     module._clip(gradient, 1.0)

@@ -42,7 +42,8 @@ class Experiment:
     batch_size: int = 64
     """Points an iteration and model."""
     draws: int = 8
-    """Draws of z a point and iteration, an even number: each with its mirror image."""
+    """Draws of z a point and iteration, an even number: each with its mirror image, and orthogonal
+    to as many others as there are dimensions for."""
     seeds: int = 5
     """Models, which differ in their initialisation and in their data."""
     seed: int = 0

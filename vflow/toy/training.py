@@ -169,8 +169,28 @@ def _chunk(experiment: Experiment, chunk: int) -> tuple[Tensor, Tensor | None]:
         source = torch.Generator().manual_seed(mix(experiment.seed, Stream.NOISE, index, chunk))
         points.append(density.sample(CHUNK * batch, source).view(CHUNK, batch, DATA_DIMS))
         shape = (CHUNK, experiment.draws // 2, batch, extra)
-        noise.append(torch.randn(shape, generator=source))
+        noise.append(_at_right_angles(torch.randn(shape, generator=source)))
     return torch.stack(points, 1), torch.stack(noise, 1) if extra else None
+
+
+def _at_right_angles(noise: Tensor) -> Tensor:
+    """Turn the draws of each point so that they are orthogonal, as many at a time as dimensions.
+
+    Each of them, with its mirror image, is as normal as before, and of the same length, but together
+    they cover the directions evenly, which takes noise from the gradient.
+
+    Args:
+        noise: Normal, [..., draws, B, D].
+
+    Returns:
+        The same shape.
+    """
+    turned = []
+    for block in noise.split(max(1, noise.shape[-1]), -3):
+        columns = block.movedim(-3, -1)  # [..., B, D, draws]
+        lengths = columns.norm(dim=-2, keepdim=True)
+        turned.append((torch.linalg.qr(columns).Q * lengths).movedim(-1, -3))
+    return torch.cat(turned, -3)
 
 
 def _claim(experiment: Experiment, folder: Path) -> None:
