@@ -35,8 +35,8 @@ class Experiment:
     dims: int = 10
     """Dimensions D of the flow: 2 for Glow, more for a VFlow with D - 2 extra ones."""
     steps: int = 3
-    """Steps L: a VFlow has L - 1 in p(x, z) and one in q(z|x); with one extra dimension, whose q is a
-    Gaussian layer, all L are in p."""
+    """Steps L: a VFlow has L - 1 in p(x, z) and one in q(z|x); with one extra dimension, whose q is
+    a Gaussian layer, all L are in p."""
     iterations: int = 100_000
     """Training iterations."""
     batch_size: int = 64

@@ -176,8 +176,8 @@ def _chunk(experiment: Experiment, chunk: int) -> tuple[Tensor, Tensor | None]:
 def _at_right_angles(noise: Tensor) -> Tensor:
     """Turn the draws of each point so that they are orthogonal, as many at a time as dimensions.
 
-    Each of them, with its mirror image, is as normal as before, and of the same length, but together
-    they cover the directions evenly, which takes noise from the gradient.
+    Each of them, with its mirror image, is as normal as before, and of the same length, but
+    together they cover the directions evenly, which takes noise from the gradient.
 
     Args:
         noise: Normal, [..., draws, B, D].
