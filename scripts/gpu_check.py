@@ -1,6 +1,7 @@
 """All that only a GPU can say, in under 8 minutes, stage by stage.
 
     scripts/gpu_check.sh             on a machine with a CUDA device, a CUDA build of torch and nvcc
+    scripts/gpu_check.sh --only speed racecheck   stages whose names begin so, in a later run
     scripts/gpu_check.sh --rehearse  the same stages where there is no GPU, on the CPU, to try them
 
 Builds the libraries, runs the tests of the kernels on the device (CUDA graphs and torch.compile
@@ -30,7 +31,11 @@ SECONDS = 470
 """For all stages together."""
 LEAST_SECONDS = 10
 """A stage with less time than this is not begun."""
-KERNELS = ("mixlogistic", "actnorm_conv1x1", "gated_residual_norm", "concat_elu", "dropout")
+OPERATIONS = (
+    *("mixlogistic", "gated_residual_norm", "actnorm_conv1x1"),
+    *("concat_elu", "concat_elu_dropout", "dropout"),
+)
+"""What there are kernels of, the most telling first."""
 PASSED, FAILED, OUT_OF_TIME, SKIPPED = "passed", "failed", "out of time", "skipped"
 
 
@@ -63,58 +68,45 @@ def stages(device: str, rehearse: bool) -> list[Stage]:
     """
     python, where = sys.executable, "cpu" if rehearse else "cuda"
     brief = ("--rounds", "1") if rehearse else ()
-    collect = ("--collect-only",) if rehearse else ()
-    model = ("--presets", "vflow-tiny") if rehearse else ("--presets", "vflow-cifar10")
-    ops = (python, "bench/ops.py", "--no-gate", "--device", where, *brief)
-    install = (
-        python,
-        "-m",
-        "pip",
-        "install",
-        "--no-deps",
-        "--no-build-isolation",
-        "--editable",
-        ".",
-    )
-    found = [
-        Stage(name="build", command=install, seconds=150),
+    pytest = (python, "-m", "pytest", "-q", "--maxfail", "20", "-n", "8")
+    collect = ("--collect-only", "-n", "0") if rehearse else ()
+    install = (python, "-m", "pip", "install", "--no-deps", "--no-build-isolation")
+
+    def speed(operation: str, dtype: str) -> Stage:
+        results = str(RESULTS / f"ops-{device}-{operation}-{dtype}.json")
+        what = ("--only", operation, "--dtype", dtype, "--device", where, *brief)
+        command = (python, "bench/ops.py", "--no-gate", *what, "--json", results)
+        return Stage(name=f"speed of {operation}, {dtype}", command=command, seconds=60)
+
+    def watched(tool: str, backend: str) -> Stage:
+        command = (python, "scripts/every_operation.py", "--backend", backend)
+        if not rehearse:
+            command = ("compute-sanitizer", "--tool", tool, "--error-exitcode", "1", *command)
+        # Without the caching allocator every tensor has an end that can be overrun.
+        environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+        return Stage(
+            name=f"{tool}, {backend}", command=command, seconds=60, environment=environment
+        )
+
+    presets = ("vflow-tiny",) if rehearse else ("vflow-cifar10",)
+    results = str(RESULTS / f"throughput-{device}.json")
+    models = (python, "bench/throughput.py", "--presets", *presets, "--device", where, *brief)
+    backends = ("cpu",) if rehearse else ("triton", "cuda")
+    return [
+        Stage(name="build", command=(*install, "--editable", "."), seconds=150),
         Stage(name="info", command=(python, "-m", "vflow", "info"), seconds=30),
         Stage(
             name="tests",
-            command=(
-                python,
-                "-m",
-                "pytest",
-                "-q",
-                *collect,
-                "tests/kernels",
-                "tests/train/test_cuda.py",
-            ),
+            command=(*pytest, *collect, "tests/kernels", "tests/train/test_cuda.py"),
             seconds=180,
         ),
+        *(speed(operation, "float32") for operation in OPERATIONS[:3]),
+        *(speed(operation, "bfloat16") for operation in OPERATIONS[:2]),
+        *(watched("memcheck", backend) for backend in backends),
+        Stage(name="speed of models", command=(*models, "--json", results), seconds=120),
+        *(watched("racecheck", backend) for backend in backends),
+        *(speed(operation, "float32") for operation in OPERATIONS[3:]),
     ]
-    for dtype in ("float32", "bfloat16"):
-        results = str(RESULTS / f"ops-{device}-{dtype}.json")
-        only = ("concat_elu",) if rehearse else KERNELS
-        command = (*ops, "--dtype", dtype, "--only", *only, "--json", results)
-        found.append(Stage(name=f"speed of operations, {dtype}", command=command, seconds=120))
-    results = str(RESULTS / f"throughput-{device}.json")
-    command = (python, "bench/throughput.py", *model, *brief, "--device", where, "--json", results)
-    found.append(Stage(name="speed of models", command=command, seconds=120))
-    for tool in ("memcheck", "racecheck"):
-        for backend in ("cpu",) if rehearse else ("triton", "cuda"):
-            watch = ("compute-sanitizer", "--tool", tool, "--error-exitcode", "1")
-            command = (python, "scripts/every_operation.py", "--backend", backend)
-            found.append(
-                Stage(
-                    name=f"{tool}, {backend}",
-                    command=command if rehearse else (*watch, *command),
-                    seconds=60,
-                    # Without the caching allocator every tensor has an end that can be overrun.
-                    environment={"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
-                )
-            )
-    return found
 
 
 def run(stage: Stage, seconds: float) -> Outcome:
@@ -174,14 +166,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rehearse", action="store_true", help="try the stages on the CPU")
-    rehearse = parser.parse_args().rehearse
+    parser.add_argument("--only", nargs="+", default=[""], help="how stages' names begin")
+    arguments = parser.parse_args()
+    rehearse = arguments.rehearse
     import torch
 
     if not rehearse and not torch.cuda.is_available():
         raise SystemExit("gpu_check needs a CUDA device and a build of torch that sees it")
     device = "rehearsal" if rehearse else torch.cuda.get_device_name().replace(" ", "-").lower()
     path = ROOT / RESULTS / f"gpu-check-{device}.json"
-    outcomes = check(stages(device, rehearse), path, SECONDS)
+    chosen = [s for s in stages(device, rehearse) if s.name.startswith(tuple(arguments.only))]
+    outcomes = check(chosen, path, SECONDS)
     print()
     for outcome in outcomes:
         print(f"{outcome.name:32} {outcome.seconds:6.1f} s  {outcome.result}")
