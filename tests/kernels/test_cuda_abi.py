@@ -9,6 +9,7 @@ import torch
 
 from tests.kernels.agreement import DEVICE
 from vflow.ops import native
+from vflow.ops.launchers import call
 
 
 @pytest.fixture(autouse=True)
@@ -133,13 +134,13 @@ def test_misuse_returns_an_error_and_writes_nothing(function, change, message):
     tensors = {n: numbers(4096, i) for i, (n, v) in enumerate(good.items()) if v in (P, W)}
     before = {name: tensor.clone() for name, tensor in tensors.items()}
     good.update({name: tensor.data_ptr() for name, tensor in tensors.items()})
-    good["device"], good["stream"] = native.queue_of(next(iter(tensors.values())))
-    call = getattr(library, f"vflow_cuda_{function}")
-    error = call(*{**good, **change}.values())
+    good["device"], good["stream"] = call.queue_of(next(iter(tensors.values())))
+    function_call = getattr(library, f"vflow_cuda_{function}")
+    error = function_call(*{**good, **change}.values())
     assert error != 0
     assert message in library.vflow_error_message(error).decode()
     assert all(torch.equal(tensor, before[name]) for name, tensor in tensors.items())
-    assert call(*good.values()) == 0, "the good call of this table"
+    assert function_call(*good.values()) == 0, "the good call of this table"
     assert not all(torch.equal(tensor, before[name]) for name, tensor in tensors.items())
 
 
@@ -156,6 +157,6 @@ def test_misuse_returns_an_error_and_writes_nothing(function, change, message):
 )
 def test_workspaces_refuse_what_their_functions_do(function, sizes):
     x = torch.empty(0, device=DEVICE)
-    assert native.workspace(f"vflow_cuda_{function}", x, *sizes).dtype == torch.uint8
+    assert call.workspace(function, x, *sizes).dtype == torch.uint8
     with pytest.raises(RuntimeError, match="negative"):
-        native.workspace(f"vflow_cuda_{function}", x, -1, *sizes[1:])
+        call.workspace(function, x, -1, *sizes[1:])

@@ -177,7 +177,7 @@ def _good():
 
 
 def _good_backward():
-    names = ("grad", "x", "ab", "weight", "grad_x", "grad_ab", "grad_weight", "grad_bias")
+    names = ("grad", "x", "ab", "weight", "grad_x", "grad_ab", "grad_weight_bias")
     return {
         "dtype": 0,
         **{name: torch.zeros(12) for name in names},

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.tolerances import assert_within_budget
 from vflow.ops import mixlogistic, mixlogistic_inverse, native, use_backend
+from vflow.ops.launchers.call import Rows
 
 ROOT = Path(__file__).parent.parent.parent
 COMPONENTS = [1, 3, 4, 10, 32, 40]
@@ -131,7 +132,7 @@ def test_inverse_of_strided_outputs(dtype, components, squash):
 )
 def test_rows_are_the_tensor(tensor, copied):
     """What the C ABI reads is the tensor, and only what lies in no rows is copied."""
-    rows = native.Rows(tensor)
+    rows = Rows(tensor)
     pointer, row, stride = rows.arguments
     assert (rows.tensor.data_ptr() != tensor.data_ptr()) == copied
     numbers = [
