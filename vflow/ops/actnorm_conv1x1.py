@@ -79,12 +79,6 @@ def _empty(x: Tensor, scale: Tensor, bias: Tensor, weight: Tensor) -> tuple[Tens
     return x.new_empty(x.shape), x.new_empty(x.shape[0], dtype=logdet_dtype(x.dtype))
 
 
-def _backward(
-    backend: str, saved: tuple[Tensor, ...], grad_y: Tensor, grad_logdet: Tensor
-) -> tuple[Tensor, ...]:
-    return _actnorm_conv1x1_backward.run(grad_y, grad_logdet, *saved, backend)
-
-
 _actnorm_conv1x1_backward = Operation(
     "actnorm_conv1x1_backward",
     "Tensor grad_y, Tensor grad_logdet, Tensor x, Tensor scale, Tensor bias, Tensor weight"
@@ -99,7 +93,7 @@ _actnorm_conv1x1 = Operation(
     "actnorm_conv1x1",
     "Tensor x, Tensor scale, Tensor bias, Tensor weight -> (Tensor, Tensor)",
     fake=_empty,
-    backward=_backward,
+    backward=_actnorm_conv1x1_backward.run,
     reference=Implementation(launch=reference.actnorm_conv1x1),
     cpu=native_cpu(launchers.actnorm_conv1x1),
     triton=triton_gpu("actnorm_conv1x1", "actnorm_conv1x1"),

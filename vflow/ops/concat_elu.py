@@ -37,14 +37,6 @@ def concat_elu(x: Tensor, dropout: float = 0.0) -> Tensor:
     return _concat_elu_dropout(x, draw_seed(x.device), float(dropout))
 
 
-def _backward(backend: str, saved: tuple[Tensor, ...], grad: Tensor) -> Tensor:
-    return _concat_elu_backward.run(grad, *saved, backend)
-
-
-def _dropout_backward(backend: str, saved: tuple[Tensor, ...], grad: Tensor) -> Tensor:
-    return _concat_elu_dropout_backward.run(grad, *saved, backend)
-
-
 _concat_elu_backward = Operation(
     "concat_elu_backward",
     "Tensor grad, Tensor x -> Tensor",
@@ -58,7 +50,7 @@ _concat_elu = Operation(
     "concat_elu",
     "Tensor x -> Tensor",
     fake=lambda x: x.new_empty((*x.shape[:-1], 2 * x.shape[-1])),
-    backward=_backward,
+    backward=_concat_elu_backward.run,
     reference=Implementation(launch=reference.concat_elu),
     cpu=native_cpu(launchers.concat_elu),
     triton=triton_gpu("concat_elu", "concat_elu"),
@@ -77,7 +69,7 @@ _concat_elu_dropout = Operation(
     "concat_elu_dropout",
     "Tensor x, Tensor seed, float dropout -> Tensor",
     fake=lambda x, seed, dropout: x.new_empty((*x.shape[:-1], 2 * x.shape[-1])),
-    backward=_dropout_backward,
+    backward=_concat_elu_dropout_backward.run,
     reference=Implementation(launch=reference.concat_elu_dropout),
     cpu=native_cpu(launchers.concat_elu_dropout),
     triton=triton_gpu("concat_elu_dropout", "concat_elu_dropout"),

@@ -50,8 +50,7 @@ def draw_seed(device: torch.device) -> Tensor:
     return torch.randint(1 << 32, (2,), dtype=torch.int64, device=device)
 
 
-def _backward(backend: str, saved: tuple[Tensor, ...], grad: Tensor) -> Tensor:
-    _, seed, dropout = saved
+def _backward(grad: Tensor, x: Tensor, seed: Tensor, dropout: float, backend: str) -> Tensor:
     return _dropout_backward.run(grad, seed, dropout, backend)
 
 

@@ -49,10 +49,6 @@ def gated_residual_norm(
     return _gated_residual_norm(x, ab, weight, bias)
 
 
-def _backward(backend: str, saved: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor, ...]:
-    return _gated_residual_norm_backward.run(grad, *saved, backend)
-
-
 _gated_residual_norm_backward = Operation(
     "gated_residual_norm_backward",
     "Tensor grad, Tensor x, Tensor ab, Tensor weight, Tensor bias"
@@ -67,7 +63,7 @@ _gated_residual_norm = Operation(
     "gated_residual_norm",
     "Tensor x, Tensor ab, Tensor weight, Tensor bias -> Tensor",
     fake=lambda x, ab, weight, bias: x.new_empty(x.shape),
-    backward=_backward,
+    backward=_gated_residual_norm_backward.run,
     reference=Implementation(launch=reference.gated_residual_norm),
     cpu=native_cpu(launchers.gated_residual_norm),
     triton=triton_gpu("gated_residual_norm", "gated_residual_norm"),

@@ -82,19 +82,11 @@ _mixlogistic_backward = Operation(
     triton=triton_gpu("mixlogistic", "mixlogistic_backward", squash=True),
     cuda=native_cuda(launchers.mixlogistic_backward, squash=True),
 )
-
-
-def _backward(
-    backend: str, saved: tuple[Tensor, ...], grad_y: Tensor, grad_logdet: Tensor
-) -> tuple[Tensor, Tensor]:
-    return _mixlogistic_backward.run(grad_y, grad_logdet, *saved, backend)
-
-
 _mixlogistic = Operation(
     "mixlogistic",
     "Tensor x, Tensor params -> (Tensor, Tensor)",
     fake=empty_like_images,
-    backward=_backward,
+    backward=_mixlogistic_backward.run,
     reference=Implementation(launch=reference.mixlogistic),
     cpu=native_cpu(launchers.mixlogistic, squash=True),
     triton=triton_gpu("mixlogistic", "mixlogistic", squash=True),
@@ -110,19 +102,11 @@ _mixlogistic_unsquashed_backward = Operation(
     triton=triton_gpu("mixlogistic", "mixlogistic_backward", squash=False),
     cuda=native_cuda(launchers.mixlogistic_backward, squash=False),
 )
-
-
-def _unsquashed_backward(
-    backend: str, saved: tuple[Tensor, ...], grad_y: Tensor, grad_logdet: Tensor
-) -> tuple[Tensor, Tensor]:
-    return _mixlogistic_unsquashed_backward.run(grad_y, grad_logdet, *saved, backend)
-
-
 _mixlogistic_unsquashed = Operation(
     "mixlogistic_unsquashed",
     "Tensor x, Tensor params -> (Tensor, Tensor)",
     fake=empty_like_images,
-    backward=_unsquashed_backward,
+    backward=_mixlogistic_unsquashed_backward.run,
     reference=Implementation(launch=unsquashed.mixlogistic_unsquashed),
     cpu=native_cpu(launchers.mixlogistic, squash=False),
     triton=triton_gpu("mixlogistic", "mixlogistic", squash=False),

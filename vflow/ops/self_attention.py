@@ -49,12 +49,6 @@ def _empty(qkv: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def _backward(
-    backend: str, saved: tuple[Tensor, ...], grad: Tensor, grad_log_total: Tensor
-) -> Tensor:
-    return _self_attention_backward.run(grad, grad_log_total, *saved, backend)
-
-
 def _pytorch(launch: Callable[..., Any], missing: str | None) -> Implementation:
     """PyTorch's own kernel among those of a GPU backend: a model can run on them as a whole."""
     return Implementation(launch=launch, missing=missing)
@@ -73,7 +67,7 @@ _self_attention = Operation(
     "self_attention",
     "Tensor qkv -> (Tensor, Tensor)",
     fake=_empty,
-    backward=_backward,
+    backward=_self_attention_backward.run,
     # All scores again would cost more than the little that is kept: the outputs.
     saves_outputs=True,
     reference=Implementation(launch=reference.self_attention),
