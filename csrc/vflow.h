@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-#define VFLOW_ABI_VERSION 3
+#define VFLOW_ABI_VERSION 4
 
 #if defined(_WIN32)
 #define VFLOW_API extern "C" __declspec(dllexport)
@@ -101,12 +101,12 @@ VFLOW_API int vflow_cpu_gated_residual_norm(int dtype, const void* x, const void
                                             const void* bias, void* y, int64_t rows, int64_t features,
                                             int threads);
 
-// Its gradient, for grad [rows, features] -> gradients like the inputs. Those of weight and bias are
-// written for no rows too.
+// Its gradient, for grad [rows, features] -> gradients like the inputs. Those of weight and bias, side by
+// side in real grad_weight_bias [2, features], are written for no rows too.
 VFLOW_API int vflow_cpu_gated_residual_norm_backward(int dtype, const void* grad, const void* x,
                                                      const void* ab, const void* weight, void* grad_x,
-                                                     void* grad_ab, void* grad_weight, void* grad_bias,
-                                                     int64_t rows, int64_t features, int threads);
+                                                     void* grad_ab, void* grad_weight_bias, int64_t rows,
+                                                     int64_t features, int threads);
 
 // elu([x, -x]) along the rows: x [rows, channels] -> y [rows, 2 channels].
 VFLOW_API int vflow_cpu_concat_elu(int dtype, const void* x, void* y, int64_t rows, int64_t channels,
@@ -198,7 +198,6 @@ VFLOW_API int64_t vflow_cuda_gated_residual_norm_backward_workspace(int dtype, i
 VFLOW_API int vflow_cuda_gated_residual_norm(int dtype, const void* x, const void* ab, const void* weight,
                                              const void* bias, void* y, int64_t rows, int64_t features,
                                              int device, void* stream);
-// The gradients of weight and bias lie side by side: real grad_weight_bias [2, features].
 VFLOW_API int vflow_cuda_gated_residual_norm_backward(int dtype, const void* grad, const void* x,
                                                       const void* ab, const void* weight, void* grad_x,
                                                       void* grad_ab, void* grad_weight_bias, int64_t rows,

@@ -23,17 +23,14 @@ static void prepare_outputs(int dtype, int64_t rows, GatedResidualNormArrays& ar
   if (arrays.grad_ab) prepare_output(arrays.grad_ab, 2 * bytes);
 }
 
-// Sums the runs' parts [runs, 2, features], in their order.
+// Sums the runs' parts [runs, count], in their order, by way of `sums`.
 template <class C>
-static void sum_parts(const C* parts, int64_t runs, int64_t features, C* grad_weight, C* grad_bias,
-                      double* sums) {
-  for (int64_t j = 0; j < 2 * features; ++j) sums[j] = 0;
+static void sum_parts(const char* parts, int64_t runs, int64_t count, double* sums, void* total) {
+  for (int64_t j = 0; j < count; ++j) sums[j] = 0;
   for (int64_t i = 0; i < runs; ++i)
-    for (int64_t j = 0; j < 2 * features; ++j) sums[j] += static_cast<double>(parts[i * 2 * features + j]);
-  for (int64_t j = 0; j < features; ++j) {
-    grad_weight[j] = static_cast<C>(sums[j]);
-    grad_bias[j] = static_cast<C>(sums[features + j]);
-  }
+    for (int64_t j = 0; j < count; ++j)
+      sums[j] += static_cast<double>(reinterpret_cast<const C*>(parts)[i * count + j]);
+  for (int64_t j = 0; j < count; ++j) static_cast<C*>(total)[j] = static_cast<C>(sums[j]);
 }
 
 }  // namespace vflow
@@ -56,11 +53,12 @@ int vflow_cpu_gated_residual_norm(int dtype, const void* x, const void* ab, cons
 }
 
 int vflow_cpu_gated_residual_norm_backward(int dtype, const void* grad, const void* x, const void* ab,
-                                           const void* weight, void* grad_x, void* grad_ab, void* grad_weight,
-                                           void* grad_bias, int64_t rows, int64_t features, int threads) {
+                                           const void* weight, void* grad_x, void* grad_ab,
+                                           void* grad_weight_bias, int64_t rows, int64_t features,
+                                           int threads) {
   const int error = check(dtype, rows, features, threads);
   if (error) return error;
-  if (!grad_weight || !grad_bias || (rows > 0 && (!grad || !x || !ab || !weight || !grad_x || !grad_ab)))
+  if (!grad_weight_bias || (rows > 0 && (!grad || !x || !ab || !weight || !grad_x || !grad_ab)))
     return VFLOW_ERROR_NULL_POINTER;
   const int64_t runs = runs_of_rows(rows, features), real = dtype == VFLOW_FLOAT64 ? 8 : 4;
   const Scratch parts = allocate(2 * features * real, runs + 1);
@@ -76,11 +74,7 @@ int vflow_cpu_gated_residual_norm_backward(int dtype, const void* grad, const vo
                                  });
   if (!done) return VFLOW_ERROR_OUT_OF_MEMORY;
   auto* room = reinterpret_cast<double*>(sums.get());
-  if (dtype == VFLOW_FLOAT64)
-    sum_parts(reinterpret_cast<const double*>(parts.get()), runs, features, static_cast<double*>(grad_weight),
-              static_cast<double*>(grad_bias), room);
-  else
-    sum_parts(reinterpret_cast<const float*>(parts.get()), runs, features, static_cast<float*>(grad_weight),
-              static_cast<float*>(grad_bias), room);
+  const auto sum = dtype == VFLOW_FLOAT64 ? sum_parts<double> : sum_parts<float>;
+  sum(parts.get(), runs, 2 * features, room, grad_weight_bias);
   return VFLOW_OK;
 }

@@ -18,7 +18,9 @@ import pytest
 
 from tests.kernels import emulated
 from tests.kernels.agreement import DEVICE
+from tests.kernels.launchers import cuda_launchers
 from vflow.ops import native
+from vflow.ops.launchers import call
 
 MODULES = (
     "mixlogistic",
@@ -75,14 +77,11 @@ def cuda_kernels(monkeypatch) -> SimpleNamespace:
         if emulated.why_not():
             pytest.skip(emulated.why_not())
         monkeypatch.setattr(native, "cuda_library", emulated.library)
-        monkeypatch.setattr(native, "queue_of", lambda x: (0, 0))
+        monkeypatch.setattr(call, "queue_of", lambda x: (0, 0))
     elif native.cuda_missing():
         pytest.skip(native.cuda_missing())
     return SimpleNamespace(
-        **{
-            name: importlib.import_module(f"vflow.ops.cuda.{module}")
-            for name, module in CUDA_MODULES.items()
-        }
+        **{name: cuda_launchers(module) for name, module in CUDA_MODULES.items()}
     )
 
 

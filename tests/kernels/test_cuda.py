@@ -12,14 +12,21 @@ import torch
 
 from tests.kernels import emulated
 from tests.kernels.agreement import DEVICE, DTYPES, assert_agrees, wide
+from tests.kernels.launchers import cuda_launchers
 from vflow.ops import backend, native
-from vflow.ops.cuda import actnorm_conv1x1, concat_elu, dropout, gated_residual_norm, mixlogistic
+from vflow.ops.launchers import call
 from vflow.ops.reference import actnorm_conv1x1 as actnorm_reference
 from vflow.ops.reference import concat_elu as elu_reference
 from vflow.ops.reference import dropout as dropout_reference
 from vflow.ops.reference import gated_residual_norm as norm_reference
 from vflow.ops.reference import mixlogistic as mix_reference
 from vflow.ops.reference import mixlogistic_inverse as inverse_reference
+
+actnorm_conv1x1 = cuda_launchers("actnorm_conv1x1")
+concat_elu = cuda_launchers("concat_elu")
+dropout = cuda_launchers("dropout")
+gated_residual_norm = cuda_launchers("gated_residual_norm")
+mixlogistic = cuda_launchers("mixlogistic")
 
 emulated_only = pytest.mark.skipif(DEVICE != "cpu", reason="asks the emulator")
 
@@ -129,7 +136,7 @@ def test_dropout_of_rows_on_and_off_16_bytes(launch, reference, channels, dtype)
         x = normal(rows, channels, dtype=dtype)
         grad = normal(rows, 2 * channels, dtype=dtype, seed=1)
         for change in (lambda t: t, misaligned):
-            inputs = (grad, change(x)) if "backward" in launch.__name__ else (change(x),)
+            inputs = (grad, change(x)) if "backward" in reference.__name__ else (change(x),)
             assert_agrees(
                 lambda *t: launch(*t, seed, p), lambda *t: reference(*t, seed.cpu(), p), inputs
             )
@@ -212,11 +219,11 @@ def test_threads_may_run_in_any_order(emulator):
 def test_runs_on_the_stream_and_device_of_its_input_and_leaves_the_device_as_it_was(
     emulator, monkeypatch
 ):
-    monkeypatch.setattr(native, "queue_of", lambda x: (1, 0x1234))
+    monkeypatch.setattr(call, "queue_of", lambda x: (1, 0x1234))
     concat_elu.concat_elu(normal(3, 4))
     assert emulator.emulator_last_stream() == 0x1234
     assert emulator.emulator_device() == 0
-    monkeypatch.setattr(native, "queue_of", lambda x: (7, 0))
+    monkeypatch.setattr(call, "queue_of", lambda x: (7, 0))
     with pytest.raises(RuntimeError, match=r"vflow_cuda_concat_elu failed: invalid device ordinal"):
         concat_elu.concat_elu(normal(3, 4))
 

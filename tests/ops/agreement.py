@@ -1,4 +1,4 @@
-"""Holding one backend to another: values and gradients, bits, and the misuse of a C function."""
+"""Holding one backend to another: values, gradients and bits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.ops.inputs import outputs
 from tests.tolerances import assert_within_budget
-from vflow.ops import native, use_backend
+from vflow.ops import use_backend
 
 STORED = [torch.float32, torch.float64, torch.bfloat16]
 THREADS = [1, 2, 3, 5]
@@ -72,29 +72,3 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def assert_refused(function: str, good: dict[str, object], change: dict, message: str) -> None:
-    """Call a C function with one thing wrong: an error, and nothing written.
-
-    Args:
-        function: Its name.
-        good: Its arguments, a Tensor where it takes a pointer.
-        change: Those that are to be wrong.
-        message: A word of the error's message.
-    """
-    library = native.cpu_library()
-    before = {name: v.clone() for name, v in good.items() if isinstance(v, Tensor)}
-    arguments = [v.data_ptr() if isinstance(v, Tensor) else v for v in {**good, **change}.values()]
-    error = getattr(library, function)(*arguments)
-    assert error != 0
-    assert message in library.vflow_error_message(error).decode()
-    for name, tensor in before.items():
-        assert torch.equal(good[name], tensor), name
-
-
-def assert_nulls_refused(function: str, good: dict[str, object]) -> None:
-    """Call a C function with each of its pointers null, in turn."""
-    for name, value in good.items():
-        if isinstance(value, Tensor):
-            assert_refused(function, good, {name: None}, "null")

@@ -13,8 +13,6 @@ from tests.ops.agreement import (
     STORED,
     THREADS,
     assert_agrees,
-    assert_nulls_refused,
-    assert_refused,
     assert_same_bits,
     threads,
     values_and_gradients,
@@ -242,70 +240,3 @@ def test_nan_parameters_show(channels, which):
 def test_empty_batch_has_gradients_of_the_parameters():
     grads = values_and_gradients(actnorm_conv1x1, make((0, 3, 4), torch.float32), "cpu")
     assert all((g == 0).all() for g in grads[3:])
-
-
-def _tensors(*names):
-    return {name: torch.ones(24) for name in names}
-
-
-def _good():
-    return {
-        "dtype": 0,
-        "x": torch.ones(24),
-        "x_row": 3,
-        "x_stride": 3,
-        **_tensors("scale", "bias", "weight", "y", "logdet"),
-        "batch": 2,
-        "positions": 2,
-        "channels": 3,
-        "threads": 1,
-    }
-
-
-def _good_backward():
-    return {
-        "dtype": 0,
-        "grad_y": torch.ones(24),
-        "grad_y_row": 12,
-        "grad_y_stride": 12,
-        "grad_logdet": torch.ones(2),
-        "x": torch.ones(24),
-        "x_row": 3,
-        "x_stride": 3,
-        **_tensors("scale", "bias", "weight", "grad_x", "grad_scale", "grad_bias", "grad_weight"),
-        "batch": 2,
-        "positions": 2,
-        "channels": 3,
-        "threads": 1,
-    }
-
-
-@pytest.mark.parametrize("suffix", ["", "_inverse", "_backward"])
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"dtype": -1}, "dtype"),
-        ({"dtype": 3}, "dtype"),
-        ({"batch": -1}, "negative"),
-        ({"positions": -1}, "negative"),
-        ({"channels": 0}, "channels"),
-        ({"threads": 0}, "threads"),
-        ({"x_row": 0}, "row"),
-        ({"x_row": 5}, "row"),
-        ({"x_stride": -3}, "row"),
-        ({"x_stride": 2**62}, "row"),
-        ({"channels": 2**32}, "large"),
-        ({"batch": 2**40, "positions": 2**40}, "large"),
-    ],
-    ids=str,
-)
-def test_misuse(suffix, change, message):
-    good = _good_backward() if suffix == "_backward" else _good()
-    assert_refused(f"vflow_cpu_actnorm_conv1x1{suffix}", good, change, message)
-
-
-@pytest.mark.parametrize("suffix", ["", "_inverse", "_backward"])
-def test_null_pointers(suffix):
-    assert_nulls_refused(
-        f"vflow_cpu_actnorm_conv1x1{suffix}", _good_backward() if suffix == "_backward" else _good()
-    )

@@ -13,8 +13,6 @@ from tests.ops.agreement import (
     STORED,
     THREADS,
     assert_agrees,
-    assert_nulls_refused,
-    assert_refused,
     assert_same_bits,
     threads,
     values_and_gradients,
@@ -109,52 +107,3 @@ def test_nan_shows_where_it_is(channels, dtype):
     assert grad_x[1, -1].isnan()
     assert y.isnan().sum() == 2
     assert grad_x.isnan().sum() == 1
-
-
-def _good():
-    return {
-        "dtype": 0,
-        "x": torch.zeros(6),
-        "y": torch.zeros(12),
-        "rows": 2,
-        "channels": 3,
-        "threads": 1,
-    }
-
-
-def _good_backward():
-    return {
-        "dtype": 0,
-        "grad": torch.zeros(12),
-        "x": torch.zeros(6),
-        "grad_x": torch.zeros(6),
-        "rows": 2,
-        "channels": 3,
-        "threads": 1,
-    }
-
-
-@pytest.mark.parametrize("suffix", ["", "_backward"])
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"dtype": -1}, "dtype"),
-        ({"dtype": 3}, "dtype"),
-        ({"rows": -1}, "negative"),
-        ({"channels": 0}, "channels"),
-        ({"channels": -3}, "channels"),
-        ({"threads": 0}, "threads"),
-        ({"threads": -2}, "threads"),
-        ({"channels": 2**61}, "large"),
-        ({"rows": 2**40, "channels": 2**40}, "large"),
-    ],
-    ids=str,
-)
-def test_misuse(suffix, change, message):
-    good = _good_backward() if suffix else _good()
-    assert_refused(f"vflow_cpu_concat_elu{suffix}", good, change, message)
-
-
-@pytest.mark.parametrize("suffix", ["", "_backward"])
-def test_null_pointers(suffix):
-    assert_nulls_refused(f"vflow_cpu_concat_elu{suffix}", _good_backward() if suffix else _good())

@@ -13,8 +13,6 @@ from tests.ops.agreement import (
     STORED,
     THREADS,
     assert_agrees,
-    assert_nulls_refused,
-    assert_refused,
     assert_same_bits,
     threads,
     values_and_gradients,
@@ -93,52 +91,3 @@ def test_a_nan_shows_where_it_is(function):
         y = function(x)
     assert y.isnan().nonzero()[:, 0].eq(4).all()
     assert y.isnan().sum() == y.shape[-1] // 20
-
-
-def _good(function):
-    grad = {"grad": torch.zeros(12)} if function.endswith("backward") else {}
-    output = "grad_x" if grad else "y"
-    return {
-        "dtype": 0,
-        **grad,
-        "x": torch.zeros(6),
-        "seed": torch.zeros(2, dtype=torch.int64),
-        output: torch.zeros(12),
-        "rows": 2,
-        "channels": 3,
-        "dropout": 0.5,
-        "threads": 1,
-    }
-
-
-C_FUNCTIONS = [
-    "vflow_cpu_dropout",
-    "vflow_cpu_concat_elu_dropout",
-    "vflow_cpu_concat_elu_dropout_backward",
-]
-
-
-@pytest.mark.parametrize("function", C_FUNCTIONS)
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"dtype": -1}, "dtype"),
-        ({"dtype": 3}, "dtype"),
-        ({"rows": -1}, "negative"),
-        ({"channels": 0}, "channels"),
-        ({"dropout": 1.0}, "dropout"),
-        ({"dropout": -0.1}, "dropout"),
-        ({"dropout": math.nan}, "dropout"),
-        ({"threads": 0}, "threads"),
-        ({"channels": 2**61}, "large"),
-        ({"rows": 2**40, "channels": 2**40}, "large"),
-    ],
-    ids=str,
-)
-def test_misuse(function, change, message):
-    assert_refused(function, _good(function), change, message)
-
-
-@pytest.mark.parametrize("function", C_FUNCTIONS)
-def test_null_pointers(function):
-    assert_nulls_refused(function, _good(function))

@@ -13,8 +13,6 @@ from tests.ops.agreement import (
     STORED,
     THREADS,
     assert_agrees,
-    assert_nulls_refused,
-    assert_refused,
     assert_same_bits,
     threads,
     values_and_gradients,
@@ -164,54 +162,6 @@ def test_overflow_shows_in_its_row_alone(features):
     for t in (y, grad_x, grad_ab):
         assert t[1].isnan().any()
         assert t[0::2].isfinite().all()
-
-
-def _good():
-    return {
-        "dtype": 0,
-        **{name: torch.zeros(12) for name in ("x", "ab", "weight", "bias", "y")},
-        "rows": 2,
-        "features": 3,
-        "threads": 1,
-    }
-
-
-def _good_backward():
-    names = ("grad", "x", "ab", "weight", "grad_x", "grad_ab", "grad_weight", "grad_bias")
-    return {
-        "dtype": 0,
-        **{name: torch.zeros(12) for name in names},
-        "rows": 2,
-        "features": 3,
-        "threads": 1,
-    }
-
-
-@pytest.mark.parametrize("suffix", ["", "_backward"])
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"dtype": -1}, "dtype"),
-        ({"dtype": 3}, "dtype"),
-        ({"rows": -1}, "negative"),
-        ({"features": 0}, "channels"),
-        ({"features": -3}, "channels"),
-        ({"threads": 0}, "threads"),
-        ({"features": 2**61}, "large"),
-        ({"rows": 2**40, "features": 2**40}, "large"),
-    ],
-    ids=str,
-)
-def test_misuse(suffix, change, message):
-    good = _good_backward() if suffix else _good()
-    assert_refused(f"vflow_cpu_gated_residual_norm{suffix}", good, change, message)
-
-
-@pytest.mark.parametrize("suffix", ["", "_backward"])
-def test_null_pointers(suffix):
-    assert_nulls_refused(
-        f"vflow_cpu_gated_residual_norm{suffix}", _good_backward() if suffix else _good()
-    )
 
 
 def test_no_rows_have_gradients_of_zero():

@@ -13,8 +13,6 @@ from tests.ops.agreement import (
     STORED,
     THREADS,
     assert_agrees,
-    assert_nulls_refused,
-    assert_refused,
     assert_same_bits,
     threads,
     values_and_gradients,
@@ -121,62 +119,3 @@ def test_nan_shows_in_its_image_and_head_alone(what, dtype):
     else:  # a value: one number of all positions
         touched[1, :, 1, 3] = True
     assert torch.equal(y.isnan(), touched)
-
-
-def _good():
-    return {
-        "dtype": 0,
-        "qkv": torch.ones(36),
-        "output": torch.zeros(12),
-        "log_total": torch.zeros(6),
-        "batch": 1,
-        "positions": 3,
-        "heads": 2,
-        "width": 2,
-        "threads": 1,
-    }
-
-
-def _good_backward():
-    return {
-        "dtype": 0,
-        "grad": torch.ones(12),
-        "grad_log_total": torch.ones(6),
-        "qkv": torch.ones(36),
-        "output": torch.ones(12),
-        "log_total": torch.ones(6),
-        "grad_qkv": torch.zeros(36),
-        "batch": 1,
-        "positions": 3,
-        "heads": 2,
-        "width": 2,
-        "threads": 1,
-    }
-
-
-@pytest.mark.parametrize("suffix", ["", "_backward"])
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"dtype": -1}, "dtype"),
-        ({"dtype": 3}, "dtype"),
-        ({"batch": -1}, "negative"),
-        ({"positions": -1}, "negative"),
-        ({"heads": 0}, "channels"),
-        ({"width": 0}, "channels"),
-        ({"threads": 0}, "threads"),
-        ({"width": 2**61}, "large"),
-        ({"batch": 2**40, "positions": 2**40}, "large"),
-    ],
-    ids=str,
-)
-def test_misuse(suffix, change, message):
-    good = _good_backward() if suffix else _good()
-    assert_refused(f"vflow_cpu_self_attention{suffix}", good, change, message)
-
-
-@pytest.mark.parametrize("suffix", ["", "_backward"])
-def test_null_pointers(suffix):
-    assert_nulls_refused(
-        f"vflow_cpu_self_attention{suffix}", _good_backward() if suffix else _good()
-    )

@@ -1,4 +1,4 @@
-"""The native CPU library: its kernels against the reference, and the C ABI against misuse."""
+"""The native CPU library: mixlogistic and its inverse against the reference, and other builds."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.tolerances import assert_within_budget
 from vflow.ops import mixlogistic, mixlogistic_inverse, native, use_backend
+from vflow.ops.launchers.call import Rows
 
 ROOT = Path(__file__).parent.parent.parent
 COMPONENTS = [1, 3, 4, 10, 32, 40]
@@ -131,7 +132,7 @@ def test_inverse_of_strided_outputs(dtype, components, squash):
 )
 def test_rows_are_the_tensor(tensor, copied):
     """What the C ABI reads is the tensor, and only what lies in no rows is copied."""
-    rows = native.Rows(tensor)
+    rows = Rows(tensor)
     pointer, row, stride = rows.arguments
     assert (rows.tensor.data_ptr() != tensor.data_ptr()) == copied
     numbers = [
@@ -185,73 +186,6 @@ def test_large_gradients_go_around_the_caches():
         alone = torch.autograd.grad(mixlogistic(*leaves), leaves, [t[:1] for t in cotangents])
     assert torch.equal(alone[0], grad_x[:1])
     assert torch.equal(alone[1], grad_params[:1])
-
-
-# Arguments of a good call, in order; "row" and "stride" belong to the tensor before them.
-FORWARD = {
-    "dtype": 0,
-    **{"x": 1, "x_row": 6, "x_stride": 6, "params": 1, "y": 1, "logdet": 1},
-    **{"batch": 2, "elements": 3, "components": 4, "squash": 1, "threads": 1},
-}
-BACKWARD = {
-    "dtype": 0,
-    **{"grad_y": 1, "grad_y_row": 6, "grad_y_stride": 6, "grad_logdet": 1},
-    **{"x": 1, "x_row": 6, "x_stride": 6, "params": 1, "grad_x": 1, "grad_params": 1},
-    **{"batch": 2, "elements": 3, "components": 4, "squash": 1, "threads": 1},
-}
-FUNCTIONS = {
-    "vflow_cpu_mixlogistic": (FORWARD, ["y", "logdet"]),
-    "vflow_cpu_mixlogistic_inverse": (FORWARD, ["y", "logdet"]),
-    "vflow_cpu_mixlogistic_backward": (BACKWARD, ["grad_x", "grad_params"]),
-}
-MISUSE = [
-    ({"dtype": -1}, "dtype"),
-    ({"dtype": 3}, "dtype"),
-    ({"batch": -1}, "negative"),
-    ({"elements": -1}, "negative"),
-    ({"components": 0}, "components"),
-    ({"components": -3}, "components"),
-    ({"threads": 0}, "threads"),
-    ({"squash": 2}, "flag"),
-    ({"components": 2**62}, "large"),
-    ({"batch": 2**40, "elements": 2**40}, "large"),
-    ({"x_row": 0}, "row"),
-    ({"x_row": 4}, "row"),
-    ({"x_stride": -1}, "stride"),
-    ({"x_stride": 2**62}, "stride"),
-    ({"grad_y_row": 5}, "row"),
-    ({"grad_y_stride": -7}, "stride"),
-    *[
-        ({name: None}, "null")
-        for name in ("x", "params", "y", "logdet", "grad_y", "grad_logdet", "grad_x", "grad_params")
-    ],
-]
-
-
-@pytest.mark.parametrize(
-    ("function", "change", "message"),
-    [
-        (function, change, message)
-        for function, (good, _) in FUNCTIONS.items()
-        for change, message in MISUSE
-        if set(change) <= set(good)
-    ],
-    ids=str,
-)
-def test_misuse_returns_an_error_and_writes_nothing(function, change, message):
-    library = native.cpu_library()
-    good, written = FUNCTIONS[function]
-    pointers = [n for n, kind in zip(good, getattr(library, function).argtypes, strict=True)
-                if kind is ctypes.c_void_p]  # fmt: skip
-    buffers = {name: torch.full((6 * 14,), 7.0, dtype=torch.float64) for name in pointers}
-    arguments = {**good, **{name: t.data_ptr() for name, t in buffers.items()}}
-    error = getattr(library, function)(*{**arguments, **change}.values())
-    assert error != 0
-    assert message in library.vflow_error_message(error).decode()
-    for name in written:
-        assert (buffers[name] == 7).all()
-    assert getattr(library, function)(*arguments.values()) == 0, "the good call of this table"
-    assert not (buffers[written[0]] == 7).all()
 
 
 def python_on(target: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -182,7 +182,7 @@ def test_study_goes_on(
         (["--density", "moon"], "density must be one of checkerboard, two-spirals"),
         (["--draws", "3"], "draws must be an even number, got 3"),
         (["--clip", "-1"], "clip must be a number of at least 0, got -1"),
-        (["--lr", "0"], "lr must be a positive number, got 0"),
+        (["--lr", "0"], "lr must be a number above 0, got 0"),
         (["--study-dims", "1"], "each of study_dims must be an integer of at least 2, got 1"),
         (["--seeds", "many"], "seeds"),
     ],

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from vflow.ops.backend import Implementation, native_cpu, native_cuda, triton_gpu
 from vflow.ops.checks import check_like, check_rank, check_shape, check_tensor, logdet_dtype
-from vflow.ops.cpu import actnorm_conv1x1 as cpu
-from vflow.ops.cuda import actnorm_conv1x1 as cuda
+from vflow.ops.launchers import actnorm_conv1x1 as launchers
 from vflow.ops.library import Operation
 from vflow.ops.reference import actnorm_conv1x1 as reference
 
@@ -80,38 +79,32 @@ def _empty(x: Tensor, scale: Tensor, bias: Tensor, weight: Tensor) -> tuple[Tens
     return x.new_empty(x.shape), x.new_empty(x.shape[0], dtype=logdet_dtype(x.dtype))
 
 
-def _backward(
-    backend: str, saved: tuple[Tensor, ...], grad_y: Tensor, grad_logdet: Tensor
-) -> tuple[Tensor, ...]:
-    return _actnorm_conv1x1_backward.run(grad_y, grad_logdet, *saved, backend)
-
-
 _actnorm_conv1x1_backward = Operation(
     "actnorm_conv1x1_backward",
     "Tensor grad_y, Tensor grad_logdet, Tensor x, Tensor scale, Tensor bias, Tensor weight"
     " -> (Tensor, Tensor, Tensor, Tensor)",
     fake=lambda grad_y, grad_logdet, *inputs: tuple(t.new_empty(t.shape) for t in inputs),
     reference=Implementation(launch=reference.actnorm_conv1x1_backward),
-    cpu=native_cpu(cpu.actnorm_conv1x1_backward),
+    cpu=native_cpu(launchers.actnorm_conv1x1_backward),
     triton=triton_gpu("actnorm_conv1x1_backward", "actnorm_conv1x1_backward"),
-    cuda=native_cuda(cuda.actnorm_conv1x1_backward),
+    cuda=native_cuda(launchers.actnorm_conv1x1_backward),
 )
 _actnorm_conv1x1 = Operation(
     "actnorm_conv1x1",
     "Tensor x, Tensor scale, Tensor bias, Tensor weight -> (Tensor, Tensor)",
     fake=_empty,
-    backward=_backward,
+    backward=_actnorm_conv1x1_backward.run,
     reference=Implementation(launch=reference.actnorm_conv1x1),
-    cpu=native_cpu(cpu.actnorm_conv1x1),
+    cpu=native_cpu(launchers.actnorm_conv1x1),
     triton=triton_gpu("actnorm_conv1x1", "actnorm_conv1x1"),
-    cuda=native_cuda(cuda.actnorm_conv1x1),
+    cuda=native_cuda(launchers.actnorm_conv1x1),
 )
 _actnorm_conv1x1_inverse = Operation(
     "actnorm_conv1x1_inverse",
     "Tensor y, Tensor scale, Tensor bias, Tensor weight -> (Tensor, Tensor)",
     fake=_empty,
     reference=Implementation(launch=reference.actnorm_conv1x1_inverse),
-    cpu=native_cpu(cpu.actnorm_conv1x1_inverse),
+    cpu=native_cpu(launchers.actnorm_conv1x1_inverse),
     triton=triton_gpu("actnorm_conv1x1", "actnorm_conv1x1_inverse"),
-    cuda=native_cuda(cuda.actnorm_conv1x1_inverse),
+    cuda=native_cuda(launchers.actnorm_conv1x1_inverse),
 )

@@ -11,12 +11,14 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vflow.ops import gpu, native
+from vflow.ops.launchers.call import call_cpu, call_cuda
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 ENVIRONMENT_VARIABLE = "VFLOW_BACKEND"
@@ -42,15 +44,21 @@ class Implementation:
     """The least compute capability of a CUDA device that it runs on."""
 
 
-def native_cpu(launch: Callable[..., Any]) -> Implementation:
-    """An implementation on the native CPU library."""
-    return Implementation(launch=launch, dtypes=tuple(native.DTYPES), missing=native.cpu_missing())
-
-
-def native_cuda(launch: Callable[..., Any]) -> Implementation:
-    """An implementation on the native CUDA library."""
+def native_cpu(launch: Callable[..., Any], **options: Any) -> Implementation:
+    """An implementation on the native CPU library, by a launcher that takes how to call it."""
     return Implementation(
-        launch=launch, missing=native.cuda_missing(), capability=native.LEAST_CAPABILITY
+        launch=partial(launch, call_cpu, **options),
+        dtypes=tuple(native.DTYPES),
+        missing=native.cpu_missing(),
+    )
+
+
+def native_cuda(launch: Callable[..., Any], **options: Any) -> Implementation:
+    """An implementation on the native CUDA library, by a launcher that takes how to call it."""
+    return Implementation(
+        launch=partial(launch, call_cuda, **options),
+        missing=native.cuda_missing(),
+        capability=native.LEAST_CAPABILITY,
     )
 
 

@@ -6,9 +6,8 @@ from torch import Tensor
 
 from vflow.ops.backend import Implementation, native_cpu, native_cuda, triton_gpu
 from vflow.ops.checks import check_dropout, check_rank, check_tensor
-from vflow.ops.cpu import concat_elu as cpu
-from vflow.ops.cuda import concat_elu as cuda
 from vflow.ops.dropout import draw_seed
+from vflow.ops.launchers import concat_elu as launchers
 from vflow.ops.library import Operation
 from vflow.ops.reference import concat_elu as reference
 
@@ -38,49 +37,41 @@ def concat_elu(x: Tensor, dropout: float = 0.0) -> Tensor:
     return _concat_elu_dropout(x, draw_seed(x.device), float(dropout))
 
 
-def _backward(backend: str, saved: tuple[Tensor, ...], grad: Tensor) -> Tensor:
-    return _concat_elu_backward.run(grad, *saved, backend)
-
-
-def _dropout_backward(backend: str, saved: tuple[Tensor, ...], grad: Tensor) -> Tensor:
-    return _concat_elu_dropout_backward.run(grad, *saved, backend)
-
-
 _concat_elu_backward = Operation(
     "concat_elu_backward",
     "Tensor grad, Tensor x -> Tensor",
     fake=lambda grad, x: x.new_empty(x.shape),
     reference=Implementation(launch=reference.concat_elu_backward),
-    cpu=native_cpu(cpu.concat_elu_backward),
+    cpu=native_cpu(launchers.concat_elu_backward),
     triton=triton_gpu("concat_elu", "concat_elu_backward"),
-    cuda=native_cuda(cuda.concat_elu_backward),
+    cuda=native_cuda(launchers.concat_elu_backward),
 )
 _concat_elu = Operation(
     "concat_elu",
     "Tensor x -> Tensor",
     fake=lambda x: x.new_empty((*x.shape[:-1], 2 * x.shape[-1])),
-    backward=_backward,
+    backward=_concat_elu_backward.run,
     reference=Implementation(launch=reference.concat_elu),
-    cpu=native_cpu(cpu.concat_elu),
+    cpu=native_cpu(launchers.concat_elu),
     triton=triton_gpu("concat_elu", "concat_elu"),
-    cuda=native_cuda(cuda.concat_elu),
+    cuda=native_cuda(launchers.concat_elu),
 )
 _concat_elu_dropout_backward = Operation(
     "concat_elu_dropout_backward",
     "Tensor grad, Tensor x, Tensor seed, float dropout -> Tensor",
     fake=lambda grad, x, seed, dropout: x.new_empty(x.shape),
     reference=Implementation(launch=reference.concat_elu_dropout_backward),
-    cpu=native_cpu(cpu.concat_elu_dropout_backward),
+    cpu=native_cpu(launchers.concat_elu_dropout_backward),
     triton=triton_gpu("concat_elu_dropout", "concat_elu_dropout_backward"),
-    cuda=native_cuda(cuda.concat_elu_dropout_backward),
+    cuda=native_cuda(launchers.concat_elu_dropout_backward),
 )
 _concat_elu_dropout = Operation(
     "concat_elu_dropout",
     "Tensor x, Tensor seed, float dropout -> Tensor",
     fake=lambda x, seed, dropout: x.new_empty((*x.shape[:-1], 2 * x.shape[-1])),
-    backward=_dropout_backward,
+    backward=_concat_elu_dropout_backward.run,
     reference=Implementation(launch=reference.concat_elu_dropout),
-    cpu=native_cpu(cpu.concat_elu_dropout),
+    cpu=native_cpu(launchers.concat_elu_dropout),
     triton=triton_gpu("concat_elu_dropout", "concat_elu_dropout"),
-    cuda=native_cuda(cuda.concat_elu_dropout),
+    cuda=native_cuda(launchers.concat_elu_dropout),
 )

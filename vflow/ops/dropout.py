@@ -7,8 +7,7 @@ from torch import Tensor
 
 from vflow.ops.backend import Implementation, native_cpu, native_cuda, triton_gpu
 from vflow.ops.checks import check_dropout, check_rank, check_tensor
-from vflow.ops.cpu import dropout as cpu
-from vflow.ops.cuda import dropout as cuda
+from vflow.ops.launchers import dropout as launchers
 from vflow.ops.library import Operation
 from vflow.ops.reference import dropout as reference
 
@@ -51,8 +50,7 @@ def draw_seed(device: torch.device) -> Tensor:
     return torch.randint(1 << 32, (2,), dtype=torch.int64, device=device)
 
 
-def _backward(backend: str, saved: tuple[Tensor, ...], grad: Tensor) -> Tensor:
-    _, seed, dropout = saved
+def _backward(grad: Tensor, x: Tensor, seed: Tensor, dropout: float, backend: str) -> Tensor:
     return _dropout_backward.run(grad, seed, dropout, backend)
 
 
@@ -62,9 +60,9 @@ _dropout_backward = Operation(
     "Tensor grad, Tensor seed, float dropout -> Tensor",
     fake=lambda grad, seed, dropout: grad.new_empty(grad.shape),
     reference=Implementation(launch=reference.dropout),
-    cpu=native_cpu(cpu.dropout),
+    cpu=native_cpu(launchers.dropout),
     triton=triton_gpu("dropout", "dropout"),
-    cuda=native_cuda(cuda.dropout),
+    cuda=native_cuda(launchers.dropout),
 )
 _dropout = Operation(
     "dropout",
@@ -72,7 +70,7 @@ _dropout = Operation(
     fake=lambda x, seed, dropout: x.new_empty(x.shape),
     backward=_backward,
     reference=Implementation(launch=reference.dropout),
-    cpu=native_cpu(cpu.dropout),
+    cpu=native_cpu(launchers.dropout),
     triton=triton_gpu("dropout", "dropout"),
-    cuda=native_cuda(cuda.dropout),
+    cuda=native_cuda(launchers.dropout),
 )

@@ -6,8 +6,7 @@ from torch import Tensor
 
 from vflow.ops.backend import Implementation, native_cpu, native_cuda, triton_gpu
 from vflow.ops.checks import check_device, check_rank, check_shape, check_tensor
-from vflow.ops.cpu import gated_residual_norm as cpu
-from vflow.ops.cuda import gated_residual_norm as cuda
+from vflow.ops.launchers import gated_residual_norm as launchers
 from vflow.ops.library import Operation
 from vflow.ops.reference import gated_residual_norm as reference
 
@@ -50,27 +49,23 @@ def gated_residual_norm(
     return _gated_residual_norm(x, ab, weight, bias)
 
 
-def _backward(backend: str, saved: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor, ...]:
-    return _gated_residual_norm_backward.run(grad, *saved, backend)
-
-
 _gated_residual_norm_backward = Operation(
     "gated_residual_norm_backward",
     "Tensor grad, Tensor x, Tensor ab, Tensor weight, Tensor bias"
     " -> (Tensor, Tensor, Tensor, Tensor)",
     fake=lambda grad, *inputs: tuple(t.new_empty(t.shape) for t in inputs),
     reference=Implementation(launch=reference.gated_residual_norm_backward),
-    cpu=native_cpu(cpu.gated_residual_norm_backward),
+    cpu=native_cpu(launchers.gated_residual_norm_backward),
     triton=triton_gpu("gated_residual_norm", "gated_residual_norm_backward"),
-    cuda=native_cuda(cuda.gated_residual_norm_backward),
+    cuda=native_cuda(launchers.gated_residual_norm_backward),
 )
 _gated_residual_norm = Operation(
     "gated_residual_norm",
     "Tensor x, Tensor ab, Tensor weight, Tensor bias -> Tensor",
     fake=lambda x, ab, weight, bias: x.new_empty(x.shape),
-    backward=_backward,
+    backward=_gated_residual_norm_backward.run,
     reference=Implementation(launch=reference.gated_residual_norm),
-    cpu=native_cpu(cpu.gated_residual_norm),
+    cpu=native_cpu(launchers.gated_residual_norm),
     triton=triton_gpu("gated_residual_norm", "gated_residual_norm"),
-    cuda=native_cuda(cuda.gated_residual_norm),
+    cuda=native_cuda(launchers.gated_residual_norm),
 )

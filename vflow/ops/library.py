@@ -44,9 +44,9 @@ class Operation:
             signature: Its tensors and then its numbers, as in "Tensor x, float dropout -> Tensor";
                 `str backend` is added to them.
             fake: The arguments -> empty outputs of the right shape and dtype.
-            backward: (backend, saved arguments, *gradients of the outputs) -> gradients of the
-                leading tensors; those after them have none. Calls registered operators only
-                (`Operation.run`).
+            backward: (*gradients of the outputs, *saved arguments, backend) -> gradients of the
+                leading tensors; those after them have none. The `run` of another operation, or a
+                function that calls nothing but such.
             saves_outputs: Whether the outputs are saved, too, after the arguments.
             first: The backend that a measurement has shown to be best on its device, if it is not
                 the first of the device's usual order.
@@ -102,7 +102,7 @@ class Operation:
         def gradients(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
             saved, numbers = ctx.saved_tensors, ctx.numbers
             saved = (*saved[:tensors], *numbers, *saved[tensors:])
-            found = backward(ctx.backend, saved, *grads)
+            found = backward(*grads, *saved, ctx.backend)
             found = found if isinstance(found, tuple) else (found,)
             return found + (None,) * (tensors - len(found) + len(numbers) + 1)
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from vflow.ops.backend import Implementation, native_cpu, native_cuda, triton_gpu
 from vflow.ops.checks import check_like, check_rank, check_tensor, logdet_dtype
-from vflow.ops.cpu import mixlogistic as cpu
-from vflow.ops.cuda import mixlogistic as cuda
+from vflow.ops.launchers import mixlogistic as launchers
 from vflow.ops.library import Operation
 from vflow.ops.reference import mixlogistic as reference
 from vflow.ops.reference import mixlogistic_unsquashed as unsquashed
@@ -80,27 +78,19 @@ _mixlogistic_backward = Operation(
     _BACKWARD,
     fake=_empty_like_inputs,
     reference=Implementation(launch=reference.mixlogistic_backward),
-    cpu=native_cpu(partial(cpu.mixlogistic_backward, squash=True)),
+    cpu=native_cpu(launchers.mixlogistic_backward, squash=True),
     triton=triton_gpu("mixlogistic", "mixlogistic_backward", squash=True),
-    cuda=native_cuda(partial(cuda.mixlogistic_backward, squash=True)),
+    cuda=native_cuda(launchers.mixlogistic_backward, squash=True),
 )
-
-
-def _backward(
-    backend: str, saved: tuple[Tensor, ...], grad_y: Tensor, grad_logdet: Tensor
-) -> tuple[Tensor, Tensor]:
-    return _mixlogistic_backward.run(grad_y, grad_logdet, *saved, backend)
-
-
 _mixlogistic = Operation(
     "mixlogistic",
     "Tensor x, Tensor params -> (Tensor, Tensor)",
     fake=empty_like_images,
-    backward=_backward,
+    backward=_mixlogistic_backward.run,
     reference=Implementation(launch=reference.mixlogistic),
-    cpu=native_cpu(partial(cpu.mixlogistic, squash=True)),
+    cpu=native_cpu(launchers.mixlogistic, squash=True),
     triton=triton_gpu("mixlogistic", "mixlogistic", squash=True),
-    cuda=native_cuda(partial(cuda.mixlogistic, squash=True)),
+    cuda=native_cuda(launchers.mixlogistic, squash=True),
 )
 
 _mixlogistic_unsquashed_backward = Operation(
@@ -108,25 +98,17 @@ _mixlogistic_unsquashed_backward = Operation(
     _BACKWARD,
     fake=_empty_like_inputs,
     reference=Implementation(launch=unsquashed.mixlogistic_unsquashed_backward),
-    cpu=native_cpu(partial(cpu.mixlogistic_backward, squash=False)),
+    cpu=native_cpu(launchers.mixlogistic_backward, squash=False),
     triton=triton_gpu("mixlogistic", "mixlogistic_backward", squash=False),
-    cuda=native_cuda(partial(cuda.mixlogistic_backward, squash=False)),
+    cuda=native_cuda(launchers.mixlogistic_backward, squash=False),
 )
-
-
-def _unsquashed_backward(
-    backend: str, saved: tuple[Tensor, ...], grad_y: Tensor, grad_logdet: Tensor
-) -> tuple[Tensor, Tensor]:
-    return _mixlogistic_unsquashed_backward.run(grad_y, grad_logdet, *saved, backend)
-
-
 _mixlogistic_unsquashed = Operation(
     "mixlogistic_unsquashed",
     "Tensor x, Tensor params -> (Tensor, Tensor)",
     fake=empty_like_images,
-    backward=_unsquashed_backward,
+    backward=_mixlogistic_unsquashed_backward.run,
     reference=Implementation(launch=unsquashed.mixlogistic_unsquashed),
-    cpu=native_cpu(partial(cpu.mixlogistic, squash=False)),
+    cpu=native_cpu(launchers.mixlogistic, squash=False),
     triton=triton_gpu("mixlogistic", "mixlogistic", squash=False),
-    cuda=native_cuda(partial(cuda.mixlogistic, squash=False)),
+    cuda=native_cuda(launchers.mixlogistic, squash=False),
 )

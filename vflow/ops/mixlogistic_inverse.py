@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from torch import Tensor
 
 from vflow.ops.backend import Implementation, native_cpu, native_cuda, triton_gpu
-from vflow.ops.cpu import mixlogistic as cpu
-from vflow.ops.cuda import mixlogistic as cuda
+from vflow.ops.launchers import mixlogistic as launchers
 from vflow.ops.library import Operation
 from vflow.ops.mixlogistic import check_mixture, empty_like_images
 from vflow.ops.reference import mixlogistic_inverse as reference
@@ -52,9 +49,9 @@ _mixlogistic_inverse = Operation(
     "Tensor y, Tensor params -> (Tensor, Tensor)",
     fake=empty_like_images,
     reference=Implementation(launch=reference.mixlogistic_inverse),
-    cpu=native_cpu(partial(cpu.mixlogistic_inverse, squash=True)),
+    cpu=native_cpu(launchers.mixlogistic_inverse, squash=True),
     triton=triton_gpu("mixlogistic_inverse", "mixlogistic_inverse", squash=True),
-    cuda=native_cuda(partial(cuda.mixlogistic_inverse, squash=True)),
+    cuda=native_cuda(launchers.mixlogistic_inverse, squash=True),
 )
 
 _mixlogistic_unsquashed_inverse = Operation(
@@ -62,7 +59,7 @@ _mixlogistic_unsquashed_inverse = Operation(
     "Tensor y, Tensor params -> (Tensor, Tensor)",
     fake=empty_like_images,
     reference=Implementation(launch=reference.mixlogistic_unsquashed_inverse),
-    cpu=native_cpu(partial(cpu.mixlogistic_inverse, squash=False)),
+    cpu=native_cpu(launchers.mixlogistic_inverse, squash=False),
     triton=triton_gpu("mixlogistic_inverse", "mixlogistic_inverse", squash=False),
-    cuda=native_cuda(partial(cuda.mixlogistic_inverse, squash=False)),
+    cuda=native_cuda(launchers.mixlogistic_inverse, squash=False),
 )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 # Another folder, of a build with sanitizers for instance, may be named in the environment.
 LIBRARY_FOLDER = Path(
     os.environ.get("VFLOW_LIBRARY_FOLDER", Path(__file__).resolve().parent.parent / "_lib")
@@ -25,66 +25,50 @@ LEAST_CAPABILITY = (8, 0)  # of a device that the CUDA library has code for
 
 _P, _I64, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _DOUBLE = ctypes.c_double
-_ROWS = [_P, _I64, _I64]
-_CPU_SIGNATURES = {
-    "vflow_cpu_mixlogistic": [_INT, *_ROWS, *[_P] * 3, *[_I64] * 3, _INT, _INT],
-    "vflow_cpu_mixlogistic_inverse": [_INT, *_ROWS, *[_P] * 3, *[_I64] * 3, _INT, _INT],
-    "vflow_cpu_mixlogistic_backward": [
-        *[_INT, *_ROWS, _P, *_ROWS, *[_P] * 3],
-        *[*[_I64] * 3, _INT, _INT],
-    ],
-    "vflow_cpu_actnorm_conv1x1": [_INT, *_ROWS, *[_P] * 5, *[_I64] * 3, _INT],
-    "vflow_cpu_actnorm_conv1x1_inverse": [_INT, *_ROWS, *[_P] * 5, *[_I64] * 3, _INT],
-    "vflow_cpu_actnorm_conv1x1_backward": [
-        *[_INT, *_ROWS, _P, *_ROWS, *[_P] * 7],
-        *[*[_I64] * 3, _INT],
-    ],
-    "vflow_cpu_gated_residual_norm": [_INT, *[_P] * 5, *[_I64] * 2, _INT],
-    "vflow_cpu_gated_residual_norm_backward": [_INT, *[_P] * 8, *[_I64] * 2, _INT],
-    "vflow_cpu_concat_elu": [_INT, *[_P] * 2, *[_I64] * 2, _INT],
-    "vflow_cpu_concat_elu_backward": [_INT, *[_P] * 3, *[_I64] * 2, _INT],
-    "vflow_cpu_concat_elu_dropout": [_INT, *[_P] * 3, *[_I64] * 2, _DOUBLE, _INT],
-    "vflow_cpu_concat_elu_dropout_backward": [_INT, *[_P] * 4, *[_I64] * 2, _DOUBLE, _INT],
-    "vflow_cpu_dropout": [_INT, *[_P] * 3, *[_I64] * 2, _DOUBLE, _INT],
-    "vflow_cpu_self_attention": [_INT, *[_P] * 3, *[_I64] * 4, _INT],
-    "vflow_cpu_self_attention_backward": [_INT, *[_P] * 6, *[_I64] * 4, _INT],
-}
-# A workspace and its bytes; a device and its stream.
-_ROOM, _QUEUE = [_P, _I64], [_INT, _P]
-_CUDA_SIGNATURES = {
-    "vflow_cuda_mixlogistic": [_INT, *_ROWS, *[_P] * 3, *[_I64] * 3, _INT, *_ROOM, *_QUEUE],
-    "vflow_cuda_mixlogistic_inverse": [
-        *[_INT, *_ROWS, *[_P] * 3],
-        *[*[_I64] * 3, _INT, *_ROOM, *_QUEUE],
-    ],
-    "vflow_cuda_mixlogistic_backward": [
-        *[_INT, *_ROWS, _P, *_ROWS, *[_P] * 3],
-        *[*[_I64] * 3, _INT, *_QUEUE],
-    ],
-    "vflow_cuda_actnorm_conv1x1": [_INT, *_ROWS, *[_P] * 5, *[_I64] * 3, *_ROOM, *_QUEUE],
-    "vflow_cuda_actnorm_conv1x1_inverse": [
-        *[_INT, *_ROWS, *[_P] * 5],
-        *[*[_I64] * 3, *_ROOM, *_QUEUE],
-    ],
-    "vflow_cuda_actnorm_conv1x1_backward": [
-        *[_INT, *_ROWS, _P, *_ROWS, *[_P] * 7],
-        *[*[_I64] * 3, *_ROOM, *_QUEUE],
-    ],
-    "vflow_cuda_gated_residual_norm": [_INT, *[_P] * 5, *[_I64] * 2, *_QUEUE],
-    "vflow_cuda_gated_residual_norm_backward": [_INT, *[_P] * 7, *[_I64] * 2, *_ROOM, *_QUEUE],
-    "vflow_cuda_concat_elu": [_INT, *[_P] * 2, *[_I64] * 2, *_QUEUE],
-    "vflow_cuda_concat_elu_backward": [_INT, *[_P] * 3, *[_I64] * 2, *_QUEUE],
-    "vflow_cuda_concat_elu_dropout": [_INT, *[_P] * 3, *[_I64] * 2, _DOUBLE, *_QUEUE],
-    "vflow_cuda_concat_elu_dropout_backward": [_INT, *[_P] * 4, *[_I64] * 2, _DOUBLE, *_QUEUE],
-    "vflow_cuda_dropout": [_INT, *[_P] * 3, *[_I64] * 2, _DOUBLE, *_QUEUE],
-}
-_CUDA_WORKSPACES = {
-    "vflow_cuda_mixlogistic_workspace": [_INT, *[_I64] * 3],
-    "vflow_cuda_mixlogistic_inverse_workspace": [_INT, *[_I64] * 3],
-    "vflow_cuda_actnorm_conv1x1_workspace": [_INT, *[_I64] * 3],
-    "vflow_cuda_actnorm_conv1x1_inverse_workspace": [_INT, *[_I64] * 3],
-    "vflow_cuda_actnorm_conv1x1_backward_workspace": [_INT, *[_I64] * 3],
-    "vflow_cuda_gated_residual_norm_backward_workspace": [_INT, *[_I64] * 2],
+_ROWS = [_P, _I64, _I64]  # an array, the length of its rows, and from one row to the next
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function of the libraries: what it takes between its dtype and where to run."""
+
+    arrays: list[Any]
+    """Types of the arrays' addresses, and of the rows and strides of those that have them."""
+    sizes: int
+    """How many sizes come after them."""
+    numbers: list[Any] = field(default_factory=list)
+    """Types of what comes last."""
+    cuda: bool = True
+    """Whether the CUDA library has it."""
+    workspace: bool = False
+    """Whether it takes one there, as large as its _workspace function says."""
+
+    def leading_arguments(self) -> list[Any]:
+        """The types of the arguments that both libraries take."""
+        return [_INT, *self.arrays, *[_I64] * self.sizes, *self.numbers]
+
+    def sizes_of(self, arguments: tuple[Any, ...]) -> tuple[int, ...]:
+        """The sizes among a call's arguments after the dtype."""
+        return arguments[len(self.arrays) : len(self.arrays) + self.sizes]
+
+
+# csrc/vflow.h, whose names begin with vflow_cpu_ and vflow_cuda_.
+FUNCTIONS = {
+    "mixlogistic": Function([*_ROWS, *[_P] * 3], 3, [_INT], workspace=True),
+    "mixlogistic_inverse": Function([*_ROWS, *[_P] * 3], 3, [_INT], workspace=True),
+    "mixlogistic_backward": Function([*_ROWS, _P, *_ROWS, *[_P] * 3], 3, [_INT]),
+    "actnorm_conv1x1": Function([*_ROWS, *[_P] * 5], 3, workspace=True),
+    "actnorm_conv1x1_inverse": Function([*_ROWS, *[_P] * 5], 3, workspace=True),
+    "actnorm_conv1x1_backward": Function([*_ROWS, _P, *_ROWS, *[_P] * 7], 3, workspace=True),
+    "gated_residual_norm": Function([_P] * 5, 2),
+    "gated_residual_norm_backward": Function([_P] * 7, 2, workspace=True),
+    "concat_elu": Function([_P] * 2, 2),
+    "concat_elu_backward": Function([_P] * 3, 2),
+    "concat_elu_dropout": Function([_P] * 3, 2, [_DOUBLE]),
+    "concat_elu_dropout_backward": Function([_P] * 4, 2, [_DOUBLE]),
+    "dropout": Function([_P] * 3, 2, [_DOUBLE]),
+    "self_attention": Function([_P] * 3, 4, cuda=False),
+    "self_attention_backward": Function([_P] * 6, 4, cuda=False),
 }
 
 
@@ -132,7 +116,8 @@ def load_cpu(path: Path) -> ctypes.CDLL:
     Raises:
         LibraryMissing: If that fails.
     """
-    library = _load(path, _CPU_SIGNATURES, "cmake and a C++ compiler")
+    signatures = {name: [*f.leading_arguments(), _INT] for name, f in FUNCTIONS.items()}
+    library = _load(path, "vflow_cpu_", signatures, "cmake and a C++ compiler")
     library.vflow_cpu_target.restype = ctypes.c_char_p
     return library
 
@@ -165,15 +150,31 @@ def load_cuda(path: Path) -> ctypes.CDLL:
     Raises:
         LibraryMissing: If that fails.
     """
-    library = _load(path, _CUDA_SIGNATURES, "nvcc")
-    for name, arguments in _CUDA_WORKSPACES.items():
-        function = getattr(library, name)
-        function.argtypes, function.restype = arguments, _I64
+    functions = {name: f for name, f in FUNCTIONS.items() if f.cuda}
+    workspaces = {
+        f"{name}_workspace": [_INT, *[_I64] * f.sizes]
+        for name, f in functions.items()
+        if f.workspace
+    }
+    room, queue = [_P, _I64], [_INT, _P]  # a workspace and its bytes; a device and its stream
+    signatures = {
+        name: [*f.leading_arguments(), *(room if f.workspace else []), *queue]
+        for name, f in functions.items()
+    }
+    library = _load(path, "vflow_cuda_", {**signatures, **workspaces}, "nvcc")
+    for name in workspaces:
+        getattr(library, name).restype = _I64  # bytes, or minus an error
     return library
 
 
-def _load(path: Path, signatures: dict[str, list[Any]], built_with: str) -> ctypes.CDLL:
-    """Load a library of functions that return an error code, and check its version."""
+def _load(
+    path: Path, prefix: str, signatures: dict[str, list[Any]], built_with: str
+) -> ctypes.CDLL:
+    """Load a library of functions that return an error code, and check its version.
+
+    Its functions are attributes by their names without the prefix, too: those of both libraries are
+    called by the same names, and no string is put together at each call.
+    """
     if not path.is_file():
         raise LibraryMissing(f"{path.name} was not built (pip install needs {built_with})")
     try:
@@ -184,101 +185,11 @@ def _load(path: Path, signatures: dict[str, list[Any]], built_with: str) -> ctyp
                 f"{path.name} has ABI version {version}, this package needs {ABI_VERSION}: rebuild"
             )
         for name, arguments in signatures.items():
-            function = getattr(library, name)
+            function = getattr(library, f"{prefix}{name}")
             function.argtypes, function.restype = arguments, _INT
+            setattr(library, name, function)
         library.vflow_error_message.argtypes = [_INT]
         library.vflow_error_message.restype = ctypes.c_char_p
     except (OSError, AttributeError) as error:
         raise LibraryMissing(f"{path.name} does not load: {error}") from error
     return library
-
-
-def call(function: str, dtype: torch.dtype, *arguments: Any) -> None:
-    """Call a function of the CPU library: dtype, pointers and sizes, torch's number of threads.
-
-    Raises:
-        RuntimeError: If it returns an error: a bug of ours, as the inputs have been checked.
-    """
-    library = cpu_library()
-    error = getattr(library, function)(DTYPES[dtype], *arguments, torch.get_num_threads())
-    if error:
-        raise _failure(library, function, error)
-
-
-def call_cuda(function: str, x: Tensor, *arguments: Any) -> None:
-    """Call a function of the CUDA library: x's dtype, pointers and sizes, x's device and stream.
-
-    Raises:
-        RuntimeError: If it returns an error: CUDA's, or a bug of ours, as the inputs have been
-            checked.
-    """
-    library = cuda_library()
-    error = getattr(library, function)(CUDA_DTYPES[x.dtype], *arguments, *queue_of(x))
-    if error:
-        raise _failure(library, function, error)
-
-
-def queue_of(x: Tensor) -> tuple[int, int]:
-    """The index of x's CUDA device, and its current stream there."""
-    index = x.get_device()
-    return index, torch.cuda.current_stream(index).cuda_stream
-
-
-def workspace(function: str, x: Tensor, *sizes: int) -> Tensor:
-    """Scratch memory for a call of a function of the CUDA library, from PyTorch's allocator.
-
-    Args:
-        function: Its name.
-        x: The tensor whose dtype and device it is called with.
-        sizes: What the function's workspace depends on.
-
-    Returns:
-        Bytes, which need not outlive the call: the allocator keeps to the order of the stream.
-
-    Raises:
-        RuntimeError: If the sizes are beyond the function.
-    """
-    library = cuda_library()
-    count = getattr(library, f"{function}_workspace")(CUDA_DTYPES[x.dtype], *sizes)
-    if count < 0:
-        raise _failure(library, function, -count)
-    return torch.empty(count, dtype=torch.uint8, device=x.device)
-
-
-def _failure(library: ctypes.CDLL, function: str, error: int) -> RuntimeError:
-    message: bytes = library.vflow_error_message(error)
-    return RuntimeError(f"{function} failed: {message.decode()}")
-
-
-class Rows:
-    """How a tensor's numbers lie, as the C ABI takes them: its pointer, a row and a stride.
-
-    The halves of a checkerboard or channel split and expanded tensors are taken as they are; what
-    does not lie in rows is copied. An instance keeps the tensor that the pointer belongs to alive.
-    """
-
-    def __init__(self, tensor: Tensor) -> None:
-        row_and_stride = _row_and_stride(tensor)
-        if row_and_stride is None:
-            tensor = tensor.contiguous()
-            row_and_stride = tensor.numel(), tensor.numel()
-        self.tensor = tensor
-        self.arguments = (tensor.data_ptr(), *row_and_stride)
-
-
-def _row_and_stride(tensor: Tensor) -> tuple[int, int] | None:
-    if tensor.is_contiguous():
-        return tensor.numel(), tensor.numel()
-    groups: list[list[int]] = []  # [size, stride], innermost first, of dimensions that join
-    for size, stride in zip(reversed(tensor.shape), reversed(tensor.stride()), strict=True):
-        if size == 1:
-            continue
-        if groups and stride == groups[-1][0] * groups[-1][1]:
-            groups[-1][0] *= size
-        else:
-            groups.append([size, stride])
-    if len(groups) == 1:
-        return 1, groups[0][1]
-    if len(groups) == 2 and groups[0][1] == 1:
-        return groups[0][0], groups[1][1]
-    return None

@@ -10,7 +10,7 @@ from torch import Tensor
 from vflow.ops import backend, gpu, native
 from vflow.ops.backend import Implementation, native_cpu
 from vflow.ops.checks import check_tensor, logdet_dtype
-from vflow.ops.cpu import self_attention as cpu
+from vflow.ops.launchers import self_attention as launchers
 from vflow.ops.library import Operation
 from vflow.ops.reference import self_attention as reference
 
@@ -49,12 +49,6 @@ def _empty(qkv: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def _backward(
-    backend: str, saved: tuple[Tensor, ...], grad: Tensor, grad_log_total: Tensor
-) -> Tensor:
-    return _self_attention_backward.run(grad, grad_log_total, *saved, backend)
-
-
 def _pytorch(launch: Callable[..., Any], missing: str | None) -> Implementation:
     """PyTorch's own kernel among those of a GPU backend: a model can run on them as a whole."""
     return Implementation(launch=launch, missing=missing)
@@ -65,7 +59,7 @@ _self_attention_backward = Operation(
     "Tensor grad, Tensor grad_log_total, Tensor qkv, Tensor output, Tensor log_total -> Tensor",
     fake=lambda grad, grad_log_total, qkv, output, log_total: qkv.new_empty(qkv.shape),
     reference=Implementation(launch=reference.self_attention_backward),
-    cpu=native_cpu(cpu.self_attention_backward),
+    cpu=native_cpu(launchers.self_attention_backward),
     triton=_pytorch(reference.self_attention_backward, gpu.triton_missing()),
     cuda=_pytorch(reference.self_attention_backward, native.cuda_missing()),
 )
@@ -73,11 +67,11 @@ _self_attention = Operation(
     "self_attention",
     "Tensor qkv -> (Tensor, Tensor)",
     fake=_empty,
-    backward=_backward,
+    backward=_self_attention_backward.run,
     # All scores again would cost more than the little that is kept: the outputs.
     saves_outputs=True,
     reference=Implementation(launch=reference.self_attention),
-    cpu=native_cpu(cpu.self_attention),
+    cpu=native_cpu(launchers.self_attention),
     triton=_pytorch(reference.self_attention, gpu.triton_missing()),
     cuda=_pytorch(reference.self_attention, native.cuda_missing()),
 )

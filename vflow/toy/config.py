@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vflow.models import GlowConfig, VectorVFlowConfig
-from vflow.models.config import require_choice, require_int
+from vflow.models.config import require_choice, require_int, require_number
 from vflow.toy.densities import DENSITIES
 
 DATA_DIMS = 2
@@ -76,10 +75,8 @@ class Experiment:
         if self.draws % 2:
             raise ValueError(f"draws must be an even number, got {self.draws}")
         require_int("seed", self.seed, 0)
-        if not isinstance(self.lr, int | float) or not 0 < self.lr < math.inf:
-            raise ValueError(f"lr must be a positive number, got {self.lr!r}")
-        if not isinstance(self.clip, int | float) or not 0 <= self.clip < math.inf:
-            raise ValueError(f"clip must be a number of at least 0, got {self.clip!r}")
+        require_number("lr", self.lr, above=0)
+        require_number("clip", self.clip, least=0)
 
     @property
     def _posterior_steps(self) -> int:

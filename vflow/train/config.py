@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from vflow.models import FlowPlusPlusConfig, model_config
+from vflow.models.config import require_bool, require_choice, require_int, require_number
 
 MAX_SEED = (1 << 63) - 1
 CHOICES = {
@@ -84,19 +84,19 @@ class OptimConfig:
         Raises:
             ValueError: Naming the field, what it must be and what it is.
         """
-        _require_number("optim.lr", self.lr, above=0)
-        _require_int("optim.warmup", self.warmup, 0)
-        _require_int("optim.hold", self.hold, self.warmup, "optim.warmup")
-        _require_number("optim.decay", self.decay, above=0, most=1)
-        _require_number("optim.min_lr", self.min_lr, least=0, most=self.lr, most_name="optim.lr")
-        _require_number("optim.clip", self.clip, above=0)
-        _require_number("optim.ema", self.ema, least=0, below=1)
-        _require_number("optim.weight_decay", self.weight_decay, least=0)
+        require_number("optim.lr", self.lr, above=0)
+        require_int("optim.warmup", self.warmup, 0)
+        require_int("optim.hold", self.hold, self.warmup, "optim.warmup")
+        require_number("optim.decay", self.decay, above=0, most=1)
+        require_number("optim.min_lr", self.min_lr, least=0, most=self.lr, most_name="optim.lr")
+        require_number("optim.clip", self.clip, above=0)
+        require_number("optim.ema", self.ema, least=0, below=1)
+        require_number("optim.weight_decay", self.weight_decay, least=0)
         if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
             raise ValueError(f"optim.betas must be two numbers, got {self.betas!r}")
         object.__setattr__(self, "betas", tuple(self.betas))
         for beta in self.betas:
-            _require_number("optim.betas", beta, least=0, below=1)
+            require_number("optim.betas", beta, least=0, below=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,29 +174,25 @@ class TrainConfig:
         if not isinstance(self.data, str) or not self.data:
             raise ValueError(f"data must be the name of a data set, got {self.data!r}")
         # Data-dependent initialisation takes the standard deviation over the first batch.
-        _require_int("batch_size", self.batch_size, 2)
+        require_int("batch_size", self.batch_size, 2)
         if self.steps is not None and self.epochs is not None:
             raise ValueError(
                 f"steps must be left out where epochs is given, got {self.steps} and {self.epochs}"
             )
         for name in ("steps", "epochs", "eval_images", "image_size"):
             if getattr(self, name) is not None:
-                _require_int(name, getattr(self, name), 1)
+                require_int(name, getattr(self, name), 1)
         for name in ("accumulate", "keep", "checkpoint_every", "log_every"):
-            _require_int(name, getattr(self, name), 1)
+            require_int(name, getattr(self, name), 1)
         for name in ("eval_every", "sample_every"):
-            _require_int(name, getattr(self, name), 0)
-        _require_int("seed", self.seed, 0)
+            require_int(name, getattr(self, name), 0)
+        require_int("seed", self.seed, 0)
         if self.seed > MAX_SEED:
             raise ValueError(f"seed must be below 2^63, got {self.seed}")
         for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
-                )
+            require_choice(name, getattr(self, name), choices)
         for name in ("recompute", "compile", "cuda_graph", "check_ranks"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+            require_bool(name, getattr(self, name))
         if self.optim.weight_decay and self.optimizer != "adamw":
             raise ValueError(
                 "optim.weight_decay must be 0 unless optimizer is adamw, got "
@@ -232,32 +228,3 @@ def fixed_fields(config: TrainConfig) -> dict[str, Any]:
     fields = config.to_json()
     optim = {f"optim.{name}": value for name, value in fields["optim"].items()}
     return {**{name: fields[name] for name in FIXED_FIELDS}, **optim}
-
-
-def _require_int(name: str, value: Any, least: int, least_name: str | None = None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        bound = f"{least_name} {least}" if least_name else f"{least}"
-        raise ValueError(f"{name} must be an integer of at least {bound}, got {value!r}")
-
-
-def _require_number(
-    name: str,
-    value: Any,
-    *,
-    above: float | None = None,
-    least: float | None = None,
-    below: float | None = None,
-    most: float | None = None,
-    most_name: str | None = None,
-) -> None:
-    rules = [
-        (above, "above", lambda v, b: v > b),
-        (least, "at least", lambda v, b: v >= b),
-        (below, "below", lambda v, b: v < b),
-        (most, f"at most {most_name}" if most_name else "at most", lambda v, b: v <= b),
-    ]
-    rules = [rule for rule in rules if rule[0] is not None]
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not all(ok(value, b) for b, _, ok in rules):
-        words = " and ".join(f"{word} {bound:g}" for bound, word, _ in rules)
-        raise ValueError(f"{name} must be a number {words}, got {value!r}")

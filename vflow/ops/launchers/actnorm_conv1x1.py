@@ -1,4 +1,4 @@
-"""Activation normalisation and a 1x1 convolution, forwards and back, on the native CPU library."""
+"""Activation normalisation and an invertible 1x1 convolution, and back, on a native library."""
 
 from __future__ import annotations
 
@@ -6,36 +6,41 @@ import torch
 from torch import Tensor
 
 from vflow.ops.checks import logdet_dtype
-from vflow.ops.native import Rows, call
+from vflow.ops.launchers.call import Call, Rows, empty_contiguous
 
 
 def actnorm_conv1x1(
-    x: Tensor, scale: Tensor, bias: Tensor, weight: Tensor
+    call: Call, x: Tensor, scale: Tensor, bias: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     """See `vflow.ops.actnorm_conv1x1`."""
-    return _map("vflow_cpu_actnorm_conv1x1", x, scale, bias, weight)
+    return _map("actnorm_conv1x1", call, x, scale, bias, weight)
 
 
 def actnorm_conv1x1_inverse(
-    y: Tensor, scale: Tensor, bias: Tensor, weight: Tensor
+    call: Call, y: Tensor, scale: Tensor, bias: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     """See `vflow.ops.actnorm_conv1x1_inverse`."""
-    return _map("vflow_cpu_actnorm_conv1x1_inverse", y, scale, bias, weight)
+    return _map("actnorm_conv1x1_inverse", call, y, scale, bias, weight)
 
 
 def actnorm_conv1x1_backward(
-    grad_y: Tensor, grad_logdet: Tensor, x: Tensor, scale: Tensor, bias: Tensor, weight: Tensor
+    call: Call,
+    grad_y: Tensor,
+    grad_logdet: Tensor,
+    x: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    weight: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the four inputs, contiguous, recomputed from the inputs alone."""
     scale, bias, weight = scale.contiguous(), bias.contiguous(), weight.contiguous()
     grad_logdet = grad_logdet.contiguous()
     x_rows, grad_y_rows = Rows(x), Rows(grad_y)
-    grad_x, grad_scale, grad_bias, grad_weight = (
-        torch.empty(t.shape, dtype=x.dtype) for t in (x, scale, bias, weight)
-    )
+    grad_x, grad_scale = empty_contiguous(x), torch.empty_like(scale)
+    grad_bias, grad_weight = torch.empty_like(bias), torch.empty_like(weight)
     call(
-        "vflow_cpu_actnorm_conv1x1_backward",
-        x.dtype,
+        "actnorm_conv1x1_backward",
+        x,
         *grad_y_rows.arguments,
         grad_logdet.data_ptr(),
         *x_rows.arguments,
@@ -52,15 +57,14 @@ def actnorm_conv1x1_backward(
 
 
 def _map(
-    function: str, x: Tensor, scale: Tensor, bias: Tensor, weight: Tensor
+    function: str, call: Call, x: Tensor, scale: Tensor, bias: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     scale, bias, weight = scale.contiguous(), bias.contiguous(), weight.contiguous()
     rows = Rows(x)
-    y = torch.empty(x.shape, dtype=x.dtype)
-    logdet = torch.empty(x.shape[0], dtype=logdet_dtype(x.dtype))
+    y, logdet = empty_contiguous(x), x.new_empty(x.shape[0], dtype=logdet_dtype(x.dtype))
     call(
         function,
-        x.dtype,
+        x,
         *rows.arguments,
         scale.data_ptr(),
         bias.data_ptr(),

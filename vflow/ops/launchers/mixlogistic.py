@@ -1,4 +1,4 @@
-"""The mixture-of-logistics transform, its gradient and its inverse on the native CPU library."""
+"""The mixture-of-logistics transform, its gradient and its inverse on a native library."""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ import torch
 from torch import Tensor
 
 from vflow.ops.checks import logdet_dtype
-from vflow.ops.native import Rows, call
+from vflow.ops.launchers.call import Call, Rows, empty_contiguous
 
 
-def mixlogistic(x: Tensor, params: Tensor, *, squash: bool) -> tuple[Tensor, Tensor]:
+def mixlogistic(call: Call, x: Tensor, params: Tensor, *, squash: bool) -> tuple[Tensor, Tensor]:
     """See `vflow.ops.mixlogistic`."""
-    return _map("vflow_cpu_mixlogistic", x, params, squash)
+    return _map("mixlogistic", call, x, params, squash)
 
 
-def mixlogistic_inverse(y: Tensor, params: Tensor, *, squash: bool) -> tuple[Tensor, Tensor]:
+def mixlogistic_inverse(
+    call: Call, y: Tensor, params: Tensor, *, squash: bool
+) -> tuple[Tensor, Tensor]:
     """See `vflow.ops.mixlogistic_inverse`."""
-    return _map("vflow_cpu_mixlogistic_inverse", y, params, squash)
+    return _map("mixlogistic_inverse", call, y, params, squash)
 
 
 def mixlogistic_backward(
-    grad_y: Tensor, grad_logdet: Tensor, x: Tensor, params: Tensor, *, squash: bool
+    call: Call, grad_y: Tensor, grad_logdet: Tensor, x: Tensor, params: Tensor, *, squash: bool
 ) -> tuple[Tensor, Tensor]:
     """Gradients of x and params, contiguous, recomputed from the inputs alone."""
     params, grad_logdet = params.contiguous(), grad_logdet.contiguous()
-    grad_x = torch.empty(x.shape, dtype=x.dtype)
-    grad_params = torch.empty_like(params)
+    grad_x, grad_params = empty_contiguous(x), torch.empty_like(params)
     x_rows, grad_y_rows = Rows(x), Rows(grad_y)
     call(
-        "vflow_cpu_mixlogistic_backward",
-        x.dtype,
+        "mixlogistic_backward",
+        x,
         *grad_y_rows.arguments,
         grad_logdet.data_ptr(),
         *x_rows.arguments,
@@ -42,14 +43,14 @@ def mixlogistic_backward(
     return grad_x, grad_params
 
 
-def _map(function: str, x: Tensor, params: Tensor, squash: bool) -> tuple[Tensor, Tensor]:
-    params = params.contiguous()
-    y = torch.empty(x.shape, dtype=x.dtype)
-    logdet = torch.empty(x.shape[0], dtype=logdet_dtype(x.dtype))
-    rows = Rows(x)
+def _map(
+    function: str, call: Call, x: Tensor, params: Tensor, squash: bool
+) -> tuple[Tensor, Tensor]:
+    params, rows = params.contiguous(), Rows(x)
+    y, logdet = empty_contiguous(x), x.new_empty(x.shape[0], dtype=logdet_dtype(x.dtype))
     call(
         function,
-        x.dtype,
+        x,
         *rows.arguments,
         params.data_ptr(),
         y.data_ptr(),

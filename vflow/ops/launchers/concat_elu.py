@@ -1,37 +1,30 @@
-"""elu of a tensor beside its negative, and its gradient, on the native CPU library."""
+"""elu of a tensor beside its negative, and its gradient, on a native library."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from vflow.ops.native import call
+from vflow.ops.launchers.call import Call
 
 
-def concat_elu(x: Tensor) -> Tensor:
+def concat_elu(call: Call, x: Tensor) -> Tensor:
     """See `vflow.ops.concat_elu`."""
     x = x.contiguous()
     channels = x.shape[-1]
-    y = torch.empty((*x.shape[:-1], 2 * channels), dtype=x.dtype)
-    call(
-        "vflow_cpu_concat_elu",
-        x.dtype,
-        x.data_ptr(),
-        y.data_ptr(),
-        x.numel() // channels,
-        channels,
-    )
+    y = x.new_empty(*x.shape[:-1], 2 * channels)
+    call("concat_elu", x, x.data_ptr(), y.data_ptr(), x.numel() // channels, channels)
     return y
 
 
-def concat_elu_backward(grad: Tensor, x: Tensor) -> Tensor:
+def concat_elu_backward(call: Call, grad: Tensor, x: Tensor) -> Tensor:
     """The gradient of x, contiguous, recomputed from x alone."""
     grad, x = grad.contiguous(), x.contiguous()
     channels = x.shape[-1]
     grad_x = torch.empty_like(x)
     call(
-        "vflow_cpu_concat_elu_backward",
-        x.dtype,
+        "concat_elu_backward",
+        x,
         grad.data_ptr(),
         x.data_ptr(),
         grad_x.data_ptr(),
@@ -41,14 +34,14 @@ def concat_elu_backward(grad: Tensor, x: Tensor) -> Tensor:
     return grad_x
 
 
-def concat_elu_dropout(x: Tensor, seed: Tensor, dropout: float) -> Tensor:
-    """See `vflow.ops.concat_elu`."""
+def concat_elu_dropout(call: Call, x: Tensor, seed: Tensor, dropout: float) -> Tensor:
+    """See `vflow.ops.concat_elu`. The seed is read on its device."""
     x, seed = x.contiguous(), seed.contiguous()
     channels = x.shape[-1]
-    y = torch.empty((*x.shape[:-1], 2 * channels), dtype=x.dtype)
+    y = x.new_empty(*x.shape[:-1], 2 * channels)
     call(
-        "vflow_cpu_concat_elu_dropout",
-        x.dtype,
+        "concat_elu_dropout",
+        x,
         x.data_ptr(),
         seed.data_ptr(),
         y.data_ptr(),
@@ -59,14 +52,16 @@ def concat_elu_dropout(x: Tensor, seed: Tensor, dropout: float) -> Tensor:
     return y
 
 
-def concat_elu_dropout_backward(grad: Tensor, x: Tensor, seed: Tensor, dropout: float) -> Tensor:
+def concat_elu_dropout_backward(
+    call: Call, grad: Tensor, x: Tensor, seed: Tensor, dropout: float
+) -> Tensor:
     """The gradient of x, contiguous, recomputed from x and the seed."""
     grad, x, seed = grad.contiguous(), x.contiguous(), seed.contiguous()
     channels = x.shape[-1]
     grad_x = torch.empty_like(x)
     call(
-        "vflow_cpu_concat_elu_dropout_backward",
-        x.dtype,
+        "concat_elu_dropout_backward",
+        x,
         grad.data_ptr(),
         x.data_ptr(),
         seed.data_ptr(),

@@ -1,1 +1,0 @@
-"""Launchers of the CUDA kernels in csrc/cuda: tensors in, tensors out."""
