@@ -38,7 +38,7 @@ from vflow.files import write_json  # noqa: E402
 
 SPEED = ROOT / "bench" / "ops_speed.py"
 BASELINES = ("eager", "compile", "reference", "bisection")
-UNTIMED_TARGETS = "not instruction_set and not other_processors"
+FOR_THIS_MACHINE = "not instruction_set and not other_processors"
 GATES = {"cpu": ("tests/ops",), "cuda": ("tests/ops", "tests/kernels")}
 
 
@@ -72,7 +72,7 @@ class Options:
         if self.device not in GATES:
             raise ValueError(f"device must be one of {', '.join(GATES)}, got {self.device!r}")
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device must be cpu here: torch sees no CUDA device")
+            raise ValueError("device must be cpu here, as torch sees no CUDA device, got 'cuda'")
 
 
 class Parameters:
@@ -116,7 +116,7 @@ def run_gate(device: str) -> None:
     """
     print("running the operations' tests", flush=True)
     tests = subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", *GATES[device], "-k", UNTIMED_TARGETS],
+        [sys.executable, "-m", "pytest", "-x", *GATES[device], "-k", FOR_THIS_MACHINE],
         cwd=ROOT,
         check=False,
     )

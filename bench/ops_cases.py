@@ -217,9 +217,8 @@ def _directions(
 
 def _with_gradients(function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Call:
     leaves = tuple(t.requires_grad_() for t in inputs)
-    with torch.no_grad():
-        results = _outputs(function(*inputs))
-        cotangents = [torch.randn_like(r) for r in results]
+    # With gradients: without them a compiled function would be compiled once more.
+    cotangents = [torch.randn_like(r) for r in _outputs(function(*leaves))]
 
     def step() -> Any:
         return torch.autograd.grad(_outputs(function(*leaves)), leaves, cotangents)

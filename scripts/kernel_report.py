@@ -25,12 +25,11 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # for `python scripts/kernel_report.py`, which knows only its folder
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for scripts, from any folder
 
-from scripts import cuda_kernels  # noqa: E402
-from scripts.machine_code import ARCHITECTURES, HEAD, Usage, usages  # noqa: E402
-from vflow.kernels import (  # noqa: E402
+from scripts import cuda_kernels
+from scripts.machine_code import ARCHITECTURES, HEAD, Usage, usages
+from vflow.kernels import (
     actnorm_conv1x1,
     actnorm_conv1x1_backward,
     concat_elu,

@@ -9,14 +9,14 @@ import sys
 import pytest
 import torch
 
-from bench import configurations, cost_model, throughput
+from bench import configurations, cost_model, ops, ops_cases, throughput
 from bench.chart import draw_chart
 from bench.flops import count_flops
 from bench.peer import load_peer
 from bench.workloads import BISECTED
 from vflow import create_model
 from vflow.models import model_config
-from vflow.ops import concat_elu, dropout
+from vflow.ops import backend, concat_elu, dropout
 
 
 def _options(**changes) -> throughput.Options:
@@ -53,6 +53,50 @@ def test_throughput_times_every_workload_of_every_configuration(tmp_path, capsys
 def test_throughput_refuses_what_it_cannot_time(changes, message):
     with pytest.raises(ValueError, match=message):
         _options(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dtype": "int8"}, "dtype must be one of float32, bfloat16, got 'int8'"),
+        ({"device": "tpu"}, "device must be one of cpu, cuda, got 'tpu'"),
+    ],
+)
+def test_ops_refuses_what_it_cannot_time(changes, message):
+    with pytest.raises(ValueError, match=message):
+        ops.Options(**changes)
+
+
+def test_on_a_gpu_both_backends_are_timed_where_they_are(monkeypatch):
+    def there(**reasons):
+        monkeypatch.setattr(backend, "describe", lambda: {"concat_elu": reasons})
+        return [
+            case.candidates("cuda") for case in ops_cases.cases() if case.operation == "concat_elu"
+        ]
+
+    baselines = ["eager", "compile", "reference"]
+    both = there(triton="available", cuda="available")
+    assert both == [[*baselines, "triton", "cuda"]] * 4
+    assert there(triton="available", cuda="was not built") == [[*baselines, "triton"]] * 4
+    assert there(triton="no", cuda="no") == [[*baselines, "vflow"]] * 4
+
+
+def test_on_a_gpu_rates_and_ratios_are_of_the_time_on_the_device(capsys):
+    def row(candidate, device_seconds):
+        case = {"operation": "dropout", "size": "some", "kind": "forward", "bytes": 4_000_000}
+        times = {"median": 1e-3, "device_seconds": device_seconds, "peak_bytes": None}
+        return {**case, "candidate": candidate, **times}
+
+    rows = [row("eager", 8e-6), row("triton", 2e-6), row("cuda", 1e-6)]
+    compared = ops.compare(rows, copy_rate=4e12)
+    assert [r.get("times_as_fast_as") for r in compared] == [None, {"eager": 4.0}, {"eager": 8.0}]
+    assert compared[1]["fraction_of_copy"] == pytest.approx(0.5)
+    ops.print_table(compared)
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.split() == [
+        *("cuda", "0.0010", "ms", "4000.0", "GB/s", "100.0%", "of", "copy"),
+        *("call", "1.000", "ms", "8.0", "x", "eager"),
+    ]
 
 
 def test_the_peer_must_be_its_checkout(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 MAINS = sorted(path for path in SCRIPTS.glob("*.py") if "__main__" in path.read_text())
+assert MAINS
 
 
 @pytest.mark.parametrize("path", MAINS, ids=[path.stem for path in MAINS])
