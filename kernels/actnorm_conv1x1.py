@@ -35,7 +35,7 @@ def _rows_of_tile(tile, rows, positions, ROWS: tl.constexpr):
 
 @triton.jit
 def min_scale(dtype: tl.constexpr):
-    """The least scale. Older Tritons round a bare constant to float32 beside a float64 tensor."""
+    """The least scale. Triton 3.6 rounds a bare constant to float32 beside a float64 tensor."""
     return tl.full([], MIN_SCALE, dtype)
 
 

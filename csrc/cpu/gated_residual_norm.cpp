@@ -26,10 +26,10 @@ static void prepare_outputs(int dtype, int64_t rows, GatedResidualNormArrays& ar
 // Sums the runs' parts [runs, count], in their order, by way of `sums`.
 template <class C>
 static void sum_parts(const char* parts, int64_t runs, int64_t count, double* sums, void* total) {
+  const auto* numbers = reinterpret_cast<const C*>(parts);
   for (int64_t j = 0; j < count; ++j) sums[j] = 0;
   for (int64_t i = 0; i < runs; ++i)
-    for (int64_t j = 0; j < count; ++j)
-      sums[j] += static_cast<double>(reinterpret_cast<const C*>(parts)[i * count + j]);
+    for (int64_t j = 0; j < count; ++j) sums[j] += static_cast<double>(numbers[i * count + j]);
   for (int64_t j = 0; j < count; ++j) static_cast<C*>(total)[j] = static_cast<C>(sums[j]);
 }
 

@@ -24,6 +24,8 @@ from vflow.toy.stacked import Model, Stack
 from vflow.train.randomness import Stream, mix
 from vflow.train.signals import StopSignals
 
+RECIPE = 3
+"""Counts changes of what training does with the same fields; nothing is resumed across one."""
 CHUNK = 500
 """Iterations whose data are drawn at once; they are a function of the seed and the chunk alone."""
 SAVE_SECONDS = 20.0
@@ -176,8 +178,9 @@ def _chunk(experiment: Experiment, chunk: int) -> tuple[Tensor, Tensor | None]:
 def _at_right_angles(noise: Tensor) -> Tensor:
     """Turn the draws of each point so that they are orthogonal, as many at a time as dimensions.
 
-    Each of them, with its mirror image, is as normal as before, and of the same length, but
-    together they cover the directions evenly, which takes noise from the gradient.
+    Each pair of a draw and its mirror image is as normal as before, and of the same length, but
+    together they cover the directions evenly, which takes noise from the gradient. Which of a pair
+    is which, the decomposition decides.
 
     Args:
         noise: Normal, [..., draws, B, D].
@@ -195,7 +198,7 @@ def _at_right_angles(noise: Tensor) -> Tensor:
 
 def _claim(experiment: Experiment, folder: Path) -> None:
     """Write down what the folder is about, or see that it is about this."""
-    fields = dataclasses.asdict(experiment)
+    fields = {"recipe": RECIPE, **dataclasses.asdict(experiment)}
     if not (folder / CONFIG_NAME).exists():
         write_json(folder / CONFIG_NAME, fields)
         return

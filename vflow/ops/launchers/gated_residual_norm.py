@@ -63,7 +63,7 @@ def gated_residual_norm_backward(
 
 
 def _stored_dtype(x: Tensor, ab: Tensor) -> torch.dtype:
-    """The dtype in which the library is to read x and ab: theirs, or the wider if they differ."""
+    """The dtype in which the library is to read x and ab: theirs, or what x is computed in."""
     return x.dtype if x.dtype == ab.dtype else compute_dtype(x.dtype)
 
 
