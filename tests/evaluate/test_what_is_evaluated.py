@@ -1,0 +1,68 @@
+"""What an evaluation can be given, and where its results go."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.evaluate.small import numbers
+from vflow.evaluate import EvaluateConfig, evaluate, open_model
+from vflow.train import ModelOverrides, TrainConfig, train
+
+
+def test_a_training_run(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    data = f"npy:{folder / 'data'}"
+    config = TrainConfig(
+        out=run,
+        preset="vflow-tiny",
+        data=data,
+        batch_size=4,
+        steps=3,
+        checkpoint_every=2,
+        eval_every=0,
+        sample_every=0,
+        device="cpu",
+        model=ModelOverrides(filters=4, components=2),
+    )
+    train(config)
+    evaluation_config = EvaluateConfig(model=str(run), data=data)
+    finished = evaluate(evaluation_config)
+    assert evaluation_config.out_path.parent == run
+    assert evaluation_config.out_path.is_file()
+    model = open_model(run)
+
+    (run / "model").rename(tmp_path / "model")
+    unfinished = evaluate(replace(evaluation_config, restart=True))
+    assert numbers(unfinished) == numbers(finished)
+
+    newest = run / "checkpoints" / "step-00000003" / "ema.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    capsys.readouterr()
+    before = open_model(run)
+    assert "step-00000003 is passed over" in capsys.readouterr().err
+    assert any(
+        not torch.equal(a, b) for a, b in zip(before.parameters(), model.parameters(), strict=True)
+    )
+    assert before.initialized
+    assert not before.training
+
+    for checkpoint in (run / "checkpoints").iterdir():
+        for file in checkpoint.iterdir():
+            file.unlink()
+        checkpoint.rmdir()
+    with pytest.raises(FileNotFoundError, match=r"must hold a finished model or a checkpoint"):
+        open_model(run)
+
+
+def test_the_default_place_of_results(tmp_path: Path) -> None:
+    data = "folder:/some/where"
+    model = tmp_path / "model"
+    model.mkdir()
+    beside = EvaluateConfig(model=str(model), data=data, samples=3)
+    assert beside.out_path == model / "evaluation-folder-some-where-test-3.json"
+    hub = EvaluateConfig(model="someone/model", data="photos", split="train")
+    assert hub.out_path == Path("someone-model/evaluation-photos-train-1.json")
