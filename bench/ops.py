@@ -35,6 +35,7 @@ from bench.machine import copy_bandwidth, describe  # noqa: E402
 from bench.ops_cases import DTYPES, Case, cases  # noqa: E402
 from vflow.console import RunStopped, one_line_errors  # noqa: E402
 from vflow.files import write_json  # noqa: E402
+from vflow.models.config import require_choice  # noqa: E402
 
 SPEED = ROOT / "bench" / "ops_speed.py"
 BASELINES = ("eager", "compile", "reference", "bisection")
@@ -67,10 +68,8 @@ class Options:
         Raises:
             ValueError: Naming the field, what it must be and what it is.
         """
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
-        if self.device not in GATES:
-            raise ValueError(f"device must be one of {', '.join(GATES)}, got {self.device!r}")
+        require_choice("dtype", self.dtype, tuple(DTYPES))
+        require_choice("device", self.device, tuple(GATES))
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device must be cpu here, as torch sees no CUDA device, got 'cuda'")
 
@@ -151,12 +150,18 @@ def measure(chosen: list[Case], options: Options) -> list[dict[str, Any]]:
     ]
 
 
+def seconds_of(row: dict[str, Any]) -> float:
+    """What a candidate's rates and ratios are of: the time on the device, where there is one."""
+    seconds: float = row["device_seconds"] or row["median"]
+    return seconds
+
+
 def compare(rows: list[dict[str, Any]], copy_rate: float) -> list[dict[str, Any]]:
     """Add the rates, and the speed of ours as a multiple of each baseline's."""
     compared = []
     for _, group in groupby(rows, key=lambda row: (row["operation"], row["size"], row["kind"])):
         entries = list(group)
-        times = {row["candidate"]: row["device_seconds"] or row["median"] for row in entries}
+        times = {row["candidate"]: seconds_of(row) for row in entries}
         baselines = [name for name in BASELINES if name in times]
         for row in entries:
             seconds = times[row["candidate"]]
@@ -177,13 +182,13 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         for row in group:
             peak = row["peak_bytes"]
             memory = "" if peak is None else f"  peak {peak / 2**20:7.1f} MiB"
-            on_device = row["device_seconds"]
-            call = "" if on_device is None else f"  call {row['median'] * 1e3:8.3f} ms"
-            seconds = on_device or row["median"]
+            digits, call = 2, ""
+            if row["device_seconds"] is not None:
+                digits, call = 4, f"  call {row['median'] * 1e3:8.3f} ms"
             ratios = row.get("times_as_fast_as", {})
             beside = ", ".join(f"{ratio:.1f} x {name}" for name, ratio in ratios.items())
             print(
-                f"  {row['candidate']:10} {seconds * 1e3:9.{2 if on_device is None else 4}f} ms "
+                f"  {row['candidate']:10} {seconds_of(row) * 1e3:9.{digits}f} ms "
                 f"{row['gigabytes_per_second']:6.1f} GB/s {row['fraction_of_copy']:6.1%} of copy"
                 f"{call}{memory}  {beside}"
             )

@@ -202,13 +202,16 @@ def check(chosen: list[Stage], path: Path, seconds: float, device: str) -> list[
 
     end, outcomes = time.monotonic() + seconds, []
     known: dict[str, Any] = {}
+    machine: dict[str, Any] | None = None
     if path.exists():
         known = {stage["name"]: stage for stage in read_json(path)["stages"]}
     for stage in chosen:
         outcome = run(stage, end - time.monotonic())
         outcomes.append(outcome)
         known[stage.name] = dataclasses.asdict(outcome)
-        write_json(path, {"machine": _machine(device), "stages": list(known.values())})
+        # After the first stage: it is the build, unless the libraries are there already.
+        machine = machine or _machine(device)
+        write_json(path, {"machine": machine, "stages": list(known.values())})
     return outcomes
 
 

@@ -170,8 +170,9 @@ def _chunk(experiment: Experiment, chunk: int) -> tuple[Tensor, Tensor | None]:
     for index in range(experiment.seeds):
         source = torch.Generator().manual_seed(mix(experiment.seed, Stream.NOISE, index, chunk))
         points.append(density.sample(CHUNK * batch, source).view(CHUNK, batch, DATA_DIMS))
-        shape = (CHUNK, experiment.draws // 2, batch, extra)
-        noise.append(_at_right_angles(torch.randn(shape, generator=source)))
+        if extra:
+            shape = (CHUNK, experiment.draws // 2, batch, extra)
+            noise.append(_at_right_angles(torch.randn(shape, generator=source)))
     return torch.stack(points, 1), torch.stack(noise, 1) if extra else None
 
 
@@ -189,7 +190,7 @@ def _at_right_angles(noise: Tensor) -> Tensor:
         The same shape.
     """
     turned = []
-    for block in noise.split(max(1, noise.shape[-1]), -3):
+    for block in noise.split(noise.shape[-1], -3):
         columns = block.movedim(-3, -1)  # [..., B, D, draws]
         lengths = columns.norm(dim=-2, keepdim=True)
         turned.append((torch.linalg.qr(columns).Q * lengths).movedim(-1, -3))
