@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.ops_cases import bisection_inverse
-from vflow.flows import coupling
+from vflow.flows.couplings import mixlogistic
 from vflow.models import ImageFlow
 from vflow.train.trainer import Trainer
 
@@ -73,13 +73,13 @@ def bisected_sampling(model: ImageFlow, samples: int) -> Workload:
 
 @contextmanager
 def _bisection() -> Iterator[None]:
-    newton = coupling.mixlogistic_inverse
+    newton = mixlogistic.mixlogistic_inverse
 
     def bisect(y: Tensor, params: Tensor, squash: bool) -> tuple[Tensor, Tensor]:
         return bisection_inverse(y, params, squash), y.new_zeros(y.shape[0])
 
-    coupling.mixlogistic_inverse = bisect  # type: ignore[assignment]
+    mixlogistic.mixlogistic_inverse = bisect  # type: ignore[assignment]
     try:
         yield
     finally:
-        coupling.mixlogistic_inverse = newton
+        mixlogistic.mixlogistic_inverse = newton

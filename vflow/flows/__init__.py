@@ -1,29 +1,45 @@
 """Invertible layers: `forward(x, context=None) -> (y, logdet [B])`, `inverse` likewise.
 
-Images are NHWC. The layers between a split and its merge take and give a pair of halves.
+Images are NHWC. The layers between a split and its merge take and give a pair of halves. Each layer
+tells the shape it gives (`output_shape`), and how it is widened or why it cannot be (`embed`).
 """
 
 from vflow.flows.actnorm import ActNormConv1x1
-from vflow.flows.base import Compose, Flow, Halves, Inverse, PerHalf
-from vflow.flows.coupling import AffineCoupling, GaussianAffineCoupling, MixLogisticCoupling
+from vflow.flows.base import Compose, Flow, Halves, Inverse, PerHalf, Shape, Shapes
+from vflow.flows.couplings import (
+    COUPLINGS,
+    AffineCoupling,
+    Coupling,
+    GaussianAffineCoupling,
+    MixLogisticCoupling,
+)
 from vflow.flows.elementwise import Preprocess, Sigmoid
+from vflow.flows.embedding import CannotEmbed, Places
+from vflow.flows.factor_out import FactorOut
 from vflow.flows.reshape import ChannelSplit, CheckerboardSplit, SpaceToDepth, TupleFlip
 from vflow.flows.residual import ResidualBlock
 
 __all__ = [
+    "COUPLINGS",
     "ActNormConv1x1",
     "AffineCoupling",
+    "CannotEmbed",
     "ChannelSplit",
     "CheckerboardSplit",
     "Compose",
+    "Coupling",
+    "FactorOut",
     "Flow",
     "GaussianAffineCoupling",
     "Halves",
     "Inverse",
     "MixLogisticCoupling",
     "PerHalf",
+    "Places",
     "Preprocess",
     "ResidualBlock",
+    "Shape",
+    "Shapes",
     "Sigmoid",
     "SpaceToDepth",
     "TupleFlip",

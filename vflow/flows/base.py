@@ -7,7 +7,13 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
+from vflow.flows.embedding import CannotEmbed, Places
+
 Halves: TypeAlias = tuple[Tensor, Tensor]
+Shape: TypeAlias = tuple[int, ...]
+"""Of one example, without the batch: [H, W, C] or [D]."""
+Shapes: TypeAlias = tuple[Any, ...]
+"""A `Shape`, or a tuple of them for a layer that takes or gives several tensors."""
 
 
 class Flow(nn.Module):
@@ -15,7 +21,7 @@ class Flow(nn.Module):
 
     `forward(x, context=None)` gives `(y, logdet)` and `inverse(y, context=None)` gives
     `(x, logdet)`, where logdet [B] is log|det| of the map just applied, in nats: the inverse's is
-    minus the forward's. What x and y are, a tensor or a pair of halves, is the layer's own.
+    minus the forward's. What x and y are, a tensor or several, is the layer's own.
     """
 
     def forward(self, x: Any, context: Tensor | None = None) -> tuple[Any, Tensor]:
@@ -25,6 +31,42 @@ class Flow(nn.Module):
     def inverse(self, y: Any, context: Tensor | None = None) -> tuple[Any, Tensor]:
         """Map y back to x."""
         raise NotImplementedError
+
+    def output_shape(self, shape: Shapes) -> Shapes:
+        """The shape of y for an x of this shape."""
+        return shape
+
+    def input_shape(self, shape: Shapes) -> Shapes:
+        """The shape of x for a y of this shape."""
+        return shape
+
+    def embed(self, narrow: Any, places: Any) -> Any:
+        """Become `narrow` on some channels, and leave the others alone (`vflow.flows.embedding`).
+
+        Args:
+            narrow: The layer of fewer channels.
+            places: Where its input's channels are among this layer's, `Places` or a pair of them.
+
+        Returns:
+            Where its output's channels are among this layer's output.
+
+        Raises:
+            CannotEmbed: If no parameters make this layer do so; says why.
+        """
+        raise CannotEmbed(
+            f"{type(self).__name__} has no parameters that leave the extra channels alone"
+        )
+
+    def embed_inverse(self, narrow: Any, places: Any) -> Any:
+        """`embed` of the layer run backwards."""
+        raise CannotEmbed(
+            f"the inverse of {type(self).__name__} has no parameters that leave the extra channels "
+            "alone"
+        )
+
+    def wanted_places(self, narrow: Any, places: Any) -> Any:
+        """Where this layer would have the channels of `narrow`'s input, if any could be had."""
+        return places
 
 
 def zero_logdet(x: Tensor) -> Tensor:
@@ -57,6 +99,39 @@ class Compose(Flow):
         assert isinstance(total, Tensor)
         return y, total
 
+    def output_shape(self, shape: Shapes) -> Shapes:
+        """Through every flow."""
+        for flow in self.flows:
+            shape = flow.output_shape(shape)  # type: ignore[operator]
+        return shape
+
+    def input_shape(self, shape: Shapes) -> Shapes:
+        """Back through every flow."""
+        for flow in reversed(self.flows):
+            shape = flow.input_shape(shape)  # type: ignore[operator]
+        return shape
+
+    def embed(self, narrow: Any, places: Any) -> Any:
+        """Embed flow by flow; a linear layer puts the channels where the next flow wants them."""
+        for index, (flow, old) in enumerate(zip(self.flows, narrow.flows, strict=True)):
+            wanted = None
+            if getattr(flow, "rearranges", False) and index + 1 < len(self.flows):
+                following: Any = self.flows[index + 1]
+                wanted = following.wanted_places(narrow.flows[index + 1], places)
+            try:
+                if wanted is None:
+                    places = flow.embed(old, places)  # type: ignore[operator]
+                else:
+                    places = flow.embed(old, places, wanted)  # type: ignore[operator]
+            except CannotEmbed as error:
+                raise error.at(index) from None
+        return places
+
+    def wanted_places(self, narrow: Any, places: Any) -> Any:
+        """What the first flow wants."""
+        first: Any = self.flows[0] if len(self.flows) else None
+        return places if first is None else first.wanted_places(narrow.flows[0], places)
+
 
 class Inverse(Flow):
     """A flow run backwards."""
@@ -72,6 +147,22 @@ class Inverse(Flow):
     def inverse(self, y: Any, context: Tensor | None = None) -> tuple[Any, Tensor]:
         """The flow itself."""
         return self.flow(y, context)
+
+    def output_shape(self, shape: Shapes) -> Shapes:
+        """The flow's input shape."""
+        return self.flow.input_shape(shape)
+
+    def input_shape(self, shape: Shapes) -> Shapes:
+        """The flow's output shape."""
+        return self.flow.output_shape(shape)
+
+    def embed(self, narrow: Any, places: Any) -> Any:
+        """The flow's `embed_inverse`."""
+        return self.flow.embed_inverse(narrow.flow, places)
+
+    def embed_inverse(self, narrow: Any, places: Any) -> Any:
+        """The flow's `embed`."""
+        return self.flow.embed(narrow.flow, places)
 
 
 class PerHalf(Flow):
@@ -93,3 +184,18 @@ class PerHalf(Flow):
         x1, logdet1 = self.first.inverse(y[0], context)
         x2, logdet2 = self.second.inverse(y[1], context)
         return (x1, x2), logdet1 + logdet2
+
+    def output_shape(self, shape: Shapes) -> Shapes:
+        """Of each half."""
+        return (self.first.output_shape(shape[0]), self.second.output_shape(shape[1]))
+
+    def input_shape(self, shape: Shapes) -> Shapes:
+        """Of each half."""
+        return (self.first.input_shape(shape[0]), self.second.input_shape(shape[1]))
+
+    def embed(self, narrow: Any, places: tuple[Places, Places]) -> tuple[Places, Places]:
+        """Embed in each half."""
+        return (
+            self.first.embed(narrow.first, places[0]),
+            self.second.embed(narrow.second, places[1]),
+        )

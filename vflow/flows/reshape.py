@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from vflow.flows.base import Flow, Halves, zero_logdet
+from vflow.flows.base import Flow, Halves, Shapes, zero_logdet
+from vflow.flows.embedding import CannotEmbed, Places
 
 
 class CheckerboardSplit(Flow):
@@ -18,6 +21,28 @@ class CheckerboardSplit(Flow):
     def inverse(self, y: Halves, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Interleave."""
         return torch.stack(y, dim=3).flatten(2, 3), zero_logdet(y[0])
+
+    def output_shape(self, shape: Shapes) -> Shapes:
+        """[H, W, C] -> twice [H, W/2, C]."""
+        height, width, channels = shape
+        return ((height, width // 2, channels),) * 2
+
+    def input_shape(self, shape: Shapes) -> Shapes:
+        """Twice [H, W/2, C] -> [H, W, C]."""
+        height, width, channels = shape[0]
+        return (height, 2 * width, channels)
+
+    def embed(self, narrow: Any, places: Places) -> tuple[Places, Places]:
+        """The channels stay where they are."""
+        return places, places
+
+    def embed_inverse(self, narrow: Any, places: tuple[Places, Places]) -> Places:
+        """The channels stay where they are, the same in both halves."""
+        if places[0] != places[1]:
+            raise CannotEmbed(
+                "CheckerboardSplit cannot be undone where the halves' channels are in other places"
+            )
+        return places[0]
 
 
 class ChannelSplit(Flow):
@@ -35,6 +60,42 @@ class ChannelSplit(Flow):
         """Concatenate."""
         return torch.cat(y, dim=-1), zero_logdet(y[0])
 
+    def output_shape(self, shape: Shapes) -> Shapes:
+        """[..., C] -> [..., first], [..., C - first]."""
+        return (*shape[:-1], self.first), (*shape[:-1], shape[-1] - self.first)
+
+    def input_shape(self, shape: Shapes) -> Shapes:
+        """[..., first], [..., C - first] -> [..., C]."""
+        return (*shape[0][:-1], shape[0][-1] + shape[1][-1])
+
+    def embed(self, narrow: Any, places: Places) -> tuple[Places, Places]:
+        """Each half of `narrow` has to be within a half of this."""
+        first, second = places.channels[: narrow.first], places.channels[narrow.first :]
+        if any(place >= self.first for place in first) or any(p < self.first for p in second):
+            raise CannotEmbed(
+                f"ChannelSplit parts {places.total} channels after the first {self.first}, which "
+                f"does not part the flow's own, at {list(places.channels)}, after the first "
+                f"{narrow.first}"
+            )
+        return (
+            Places(first, self.first),
+            Places(tuple(place - self.first for place in second), places.total - self.first),
+        )
+
+    def embed_inverse(self, narrow: Any, places: tuple[Places, Places]) -> Places:
+        """The second half's channels come after the first half's."""
+        first, second = places
+        moved = tuple(place + first.total for place in second.channels)
+        return Places(first.channels + moved, first.total + second.total)
+
+    def wanted_places(self, narrow: Any, places: Places) -> Places:
+        """The halves of `narrow` at the start of the halves."""
+        index = [
+            channel if channel < narrow.first else self.first + channel - narrow.first
+            for channel in range(len(places.channels))
+        ]
+        return Places(tuple(index), places.total)
+
 
 class TupleFlip(Flow):
     """Swap the halves."""
@@ -46,6 +107,18 @@ class TupleFlip(Flow):
     def inverse(self, y: Halves, context: Tensor | None = None) -> tuple[Halves, Tensor]:
         """Swap back."""
         return self.forward(y)
+
+    def output_shape(self, shape: Shapes) -> Shapes:
+        """Swapped."""
+        return (shape[1], shape[0])
+
+    def input_shape(self, shape: Shapes) -> Shapes:
+        """Swapped."""
+        return (shape[1], shape[0])
+
+    def embed(self, narrow: Any, places: tuple[Places, Places]) -> tuple[Places, Places]:
+        """Swapped."""
+        return (places[1], places[0])
 
 
 class SpaceToDepth(Flow):
@@ -67,3 +140,18 @@ class SpaceToDepth(Flow):
         blocks = y.view(batch, height, width, 2, 2, channels // 4)
         x = blocks.permute(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, channels // 4)
         return x, zero_logdet(y)
+
+    def output_shape(self, shape: Shapes) -> Shapes:
+        """[H, W, C] -> [H/2, W/2, 4C]."""
+        height, width, channels = shape
+        return (height // 2, width // 2, 4 * channels)
+
+    def input_shape(self, shape: Shapes) -> Shapes:
+        """[H/2, W/2, 4C] -> [H, W, C]."""
+        height, width, channels = shape
+        return (2 * height, 2 * width, channels // 4)
+
+    def embed(self, narrow: Any, places: Places) -> Places:
+        """The same places in each of a block's four pixels."""
+        index = [pixel * places.total + place for pixel in range(4) for place in places.channels]
+        return Places(tuple(index), 4 * places.total)

@@ -1,0 +1,246 @@
+"""A density by change of variables: a transform and a base density."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vflow.densities.importance import log_mean_exp
+from vflow.flows import Flow, Shape, Shapes
+
+LOG_2PI = math.log(2 * math.pi)
+ROWS_AT_ONCE = 1 << 14
+
+
+def normal_log_prob(eps: Tensor) -> Tensor:
+    """log N(eps; 0, I) [B] in nats."""
+    return -0.5 * (eps.square() + LOG_2PI).flatten(1).sum(1)
+
+
+class Base(Protocol):
+    """A density without parameters on tensors of any shape."""
+
+    def log_prob(self, eps: Tensor) -> Tensor:
+        """eps [B, ...] -> [B], nats."""
+
+    def draw(
+        self, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """A sample of that shape, of the type and device of `like`."""
+
+
+class Normal:
+    """N(0, I)."""
+
+    def log_prob(self, eps: Tensor) -> Tensor:
+        """eps [B, ...] -> [B], nats."""
+        return normal_log_prob(eps)
+
+    def draw(
+        self, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Drawn on the generator's device."""
+        device = generator.device if generator is not None else like.device
+        noise = torch.randn(shape, generator=generator, device=device, dtype=like.dtype)
+        return noise.to(like.device)
+
+
+class Uniform:
+    """Uniform in [0, 1)."""
+
+    def log_prob(self, eps: Tensor) -> Tensor:
+        """Zero."""
+        return eps.new_zeros(eps.shape[0])
+
+    def draw(
+        self, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Drawn on the generator's device."""
+        device = generator.device if generator is not None else like.device
+        noise = torch.rand(shape, generator=generator, device=device, dtype=like.dtype)
+        return noise.to(like.device)
+
+
+def tensors_of(value: Any) -> tuple[Tensor, ...]:
+    """A latent's tensors: itself, or those it has several of."""
+    return value if isinstance(value, tuple) else (value,)
+
+
+class Density(nn.Module):
+    """A density of x whose logarithm, or a bound on it, is one pass.
+
+    `encode` and `decode` are the subclass's. Noise has names, which are `encode`'s keyword
+    arguments; a density without any is exact.
+    """
+
+    shape: Shape
+
+    def noise_shapes(self) -> dict[str, Shape]:
+        """The noise that `encode` takes, by name: shapes without the batch."""
+        return {}
+
+    @property
+    def latent_shapes(self) -> Shapes:
+        """Shape of the latent, or those of its tensors, without the batch."""
+        raise NotImplementedError
+
+    def encode(self, x: Tensor, **noise: Tensor) -> tuple[Any, Tensor]:
+        """x [B, *shape] -> the latent, log p(x) or a bound on it [B] in nats."""
+        raise NotImplementedError
+
+    def decode(self, latent: Any) -> Tensor:
+        """The x [B, *shape] of a latent."""
+        raise NotImplementedError
+
+    def draw_noise(
+        self, batch: int, generator: torch.Generator | None = None, like: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Noise for a batch, in the order of `noise_shapes`."""
+        like = self.reference if like is None else like
+        return {
+            name: self.noise_base(name).draw((batch, *shape), like, generator)
+            for name, shape in self.noise_shapes().items()
+        }
+
+    def noise_base(self, name: str) -> Base:
+        """What the noise of that name is drawn from."""
+        return Normal()
+
+    def draw_latent(
+        self, n: int, generator: torch.Generator | None = None, like: Tensor | None = None
+    ) -> Any:
+        """n latents, as many tensors as the latent has."""
+        like = self.reference if like is None else like
+        shapes = self.latent_shapes
+        if shapes and isinstance(shapes[0], int):
+            return Normal().draw((n, *shapes), like, generator)
+        return tuple(Normal().draw((n, *shape), like, generator) for shape in shapes)
+
+    def elbo(self, x: Tensor, generator: torch.Generator | None = None, **noise: Tensor) -> Tensor:
+        """log p(x), or one draw of a lower bound on it (VFlow, Chen et al., 2020, Eq. 3).
+
+        Args:
+            x: [B, *shape].
+            generator: Where noise that is not given is drawn from; the global one if None.
+            noise: Noise by name, [B, *noise_shapes()[name]].
+
+        Returns:
+            [B], nats; differentiable.
+        """
+        return self.encode(x, **self.complete(x, noise, generator))[1]
+
+    def forward(self, x: Tensor, **noise: Any) -> Tensor:
+        """`elbo`, under the name that DistributedDataParallel and torch.compile call."""
+        return self.elbo(x, **noise)
+
+    @torch.no_grad()
+    def log_prob(
+        self,
+        x: Tensor,
+        samples: int = 1,
+        chunk: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """log p(x) by importance sampling (VFlow, Chen et al., 2020, Eq. 5); exact without noise.
+
+        A lower bound in expectation that rises with `samples`; with one it is the ELBO.
+
+        Args:
+            x: [B, *shape].
+            samples: Importance samples S of each x.
+            chunk: Rows of x evaluated at once, with all their samples; by default as many as make
+                16,384 rows.
+            generator: Where noise is drawn from; the global one if None.
+
+        Returns:
+            [B], nats; no gradient.
+        """
+        samples = samples if self.noise_shapes() else 1
+        chunk = max(1, ROWS_AT_ONCE // samples) if chunk is None else chunk
+        parts = [
+            log_mean_exp(lambda rows, _: self.elbo(rows, generator), part, samples)[1]
+            for part in x.split(chunk)
+        ]
+        return torch.cat(parts).to(self._like(x).dtype)
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """n draws of x, [n, *shape]; the same seed gives the same ones.
+
+        Args:
+            n: How many.
+            temperature: Standard deviation of the latent.
+            generator: Where the latent is drawn from; the global one if None.
+        """
+        latent = self.draw_latent(n, generator)
+        parts = tuple(temperature * part for part in tensors_of(latent))
+        return self.decode(parts if isinstance(latent, tuple) else parts[0])
+
+    def complete(
+        self, x: Tensor, noise: dict[str, Tensor], generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        """The noise given, and what was not given, drawn.
+
+        Raises:
+            ValueError: If noise is given that there is none of.
+        """
+        names = self.noise_shapes().keys()
+        for name in noise:
+            if name not in names:
+                raise ValueError(f"{name} must be left out: {type(self).__name__} has none")
+        given = {name: value for name, value in noise.items() if value is not None}
+        if given.keys() == names:
+            return given
+        return {**self.draw_noise(len(x), generator, like=self._like(x)), **given}
+
+    @property
+    def reference(self) -> Tensor:
+        """A tensor of the parameters' type and device."""
+        parameter = next(self.parameters(), None)
+        return torch.empty(0) if parameter is None else parameter
+
+    def _like(self, x: Tensor) -> Tensor:
+        parameter = next(self.parameters(), None)
+        return x if parameter is None else parameter
+
+
+class FlowDensity(Density):
+    """p(x) = N(f(x); 0, I) |det df/dx|, exactly.
+
+    Args:
+        flow: The transform f.
+        shape: Shape of x, without the batch.
+    """
+
+    def __init__(self, flow: Flow, shape: Shape) -> None:
+        super().__init__()
+        self.flow = flow
+        self.shape = tuple(shape)
+
+    @property
+    def latent_shapes(self) -> Shapes:
+        """What the transform makes of `shape`."""
+        return self.flow.output_shape(self.shape)
+
+    def encode(self, x: Tensor, **noise: Tensor) -> tuple[Any, Tensor]:
+        """x [B, *shape] -> the latent, log p(x) [B] in nats."""
+        latent, logdet = self.flow(x)
+        return latent, self.base_log_prob(latent) + logdet
+
+    def decode(self, latent: Any) -> Tensor:
+        """The x [B, *shape] of a latent."""
+        return self.flow.inverse(latent)[0]
+
+    @staticmethod
+    def base_log_prob(latent: Any) -> Tensor:
+        """log N(latent; 0, I) [B] in nats, over all its tensors."""
+        first, *others = tensors_of(latent)
+        total = normal_log_prob(first)
+        for other in others:
+            total = total + normal_log_prob(other)
+        return total

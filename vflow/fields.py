@@ -1,0 +1,55 @@
+"""Checks of a config's fields: each error names the field, what it must be and what it is."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def require_int(name: str, value: Any, minimum: int, minimum_name: str = "") -> None:
+    """Raise ValueError unless `value` is an int of at least `minimum`, named if it is a field."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        bound = f"{minimum_name} {minimum}".strip()
+        raise ValueError(f"{name} must be an integer of at least {bound}, got {value!r}")
+
+
+def require_number(
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+    most_name: str = "",
+) -> None:
+    """Raise ValueError unless `value` is finite and within its bounds, `most` named if a field."""
+    rules = [
+        (above, "above", lambda v, b: v > b),
+        (least, "of at least", lambda v, b: v >= b),
+        (below, "below", lambda v, b: v < b),
+        (most, f"at most {most_name}".strip(), lambda v, b: v <= b),
+    ]
+    rules = [rule for rule in rules if rule[0] is not None]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not all(ok(value, b) for b, _, ok in rules):
+        words = " and ".join(f"{word} {bound:g}" for bound, word, _ in rules)
+        raise ValueError(f"{name} must be a number {words}, got {value!r}")
+
+
+def require_bool(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is a bool."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
+def require_slope(name: str, value: Any) -> None:
+    """Raise ValueError unless `value`, of a leaky ReLU, is a number in [0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a number in [0, 1], got {value!r}")
+
+
+def require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

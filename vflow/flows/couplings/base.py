@@ -1,0 +1,79 @@
+"""What a coupling is, and how a new one is registered."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vflow.flows.base import Flow, Halves
+from vflow.flows.embedding import CannotEmbed, Places
+from vflow.kinds import Kinds
+
+COUPLINGS = Kinds("coupling")
+"""The couplings by name; each file of this folder registers its own."""
+
+
+class CouplingSpec(Protocol):
+    """The options of a coupling kind, a frozen dataclass registered with `COUPLINGS`."""
+
+    @property
+    def parameters(self) -> int:
+        """Numbers P that the network gives for each element of the second half."""
+
+    def build(self, net: nn.Module) -> Coupling:
+        """The coupling of a network whose output is [..., C2 * P]."""
+
+
+class Coupling(Flow):
+    """The first half, unchanged, decides how each element of the second half is transformed.
+
+    A subclass defines `transform` and its `untransform`, maps of elements by their parameters.
+
+    Args:
+        net: Network [..., C1] (and context) -> [..., C2 * P], element-major: each element's P
+            parameters side by side.
+        parameters: Number P.
+    """
+
+    def __init__(self, net: nn.Module, parameters: int) -> None:
+        super().__init__()
+        self.net = net
+        self.parameters_per_element = parameters
+
+    def transform(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, ..., C2], params [B, ..., C2, P] -> y like x, logdet [B]."""
+        raise NotImplementedError
+
+    def untransform(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        """y [B, ..., C2], params [B, ..., C2, P] -> x like y, logdet [B]."""
+        raise NotImplementedError
+
+    def resting(self) -> Tensor:
+        """The parameters [P] that leave an element alone.
+
+        Raises:
+            CannotEmbed: If there are none; says why.
+        """
+        raise CannotEmbed(f"{type(self).__name__} is the identity for no parameters")
+
+    def forward(self, x: Halves, context: Tensor | None = None) -> tuple[Halves, Tensor]:
+        """Transform the second half."""
+        y2, logdet = self.transform(x[1], self._params(x[0], context))
+        return (x[0], y2), logdet
+
+    def inverse(self, y: Halves, context: Tensor | None = None) -> tuple[Halves, Tensor]:
+        """Transform the second half back."""
+        x2, logdet = self.untransform(y[1], self._params(y[0], context))
+        return (y[0], x2), logdet
+
+    def _params(self, x1: Tensor, context: Tensor | None) -> Tensor:
+        return self.net(x1, context).unflatten(-1, (-1, self.parameters_per_element))
+
+    @torch.no_grad()
+    def embed(self, narrow: Any, places: tuple[Places, Places]) -> tuple[Places, Places]:
+        """The network sees nothing of the extra channels, and gives theirs what leaves them."""
+        net: Any = self.net
+        net.embed(narrow.net, places[0], places[1], self.resting())
+        return places

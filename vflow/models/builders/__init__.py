@@ -1,0 +1,39 @@
+"""Builders: one file and one registration for each kind of flow, posterior and dequantizer."""
+
+from vflow.models.builders.base import (
+    DEQUANTIZERS,
+    FLOWS,
+    POSTERIORS,
+    DequantizerSpec,
+    FlowSpec,
+    PosteriorSpec,
+)
+from vflow.models.builders.conditional import (
+    FlowDequantizerSpec,
+    FlowPosteriorSpec,
+    NormalPosteriorSpec,
+    UniformDequantizerSpec,
+)
+from vflow.models.builders.flowpp import FlowppSpec
+from vflow.models.builders.vectors import (
+    VectorGlowPosteriorSpec,
+    VectorGlowSpec,
+    VectorResidualSpec,
+)
+
+__all__ = [
+    "DEQUANTIZERS",
+    "FLOWS",
+    "POSTERIORS",
+    "DequantizerSpec",
+    "FlowDequantizerSpec",
+    "FlowPosteriorSpec",
+    "FlowSpec",
+    "FlowppSpec",
+    "NormalPosteriorSpec",
+    "PosteriorSpec",
+    "UniformDequantizerSpec",
+    "VectorGlowPosteriorSpec",
+    "VectorGlowSpec",
+    "VectorResidualSpec",
+]

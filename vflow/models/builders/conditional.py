@@ -1,0 +1,125 @@
+"""q(z|x) and r(u|x) for images: a conditional flow, or noise as it comes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from vflow.densities import ConditionalDensity, Uniform
+from vflow.fields import require_choice
+from vflow.flows import COUPLINGS, Compose, Flow, Shape, Sigmoid
+from vflow.flows.couplings import MixLogisticSpec
+from vflow.flows.elementwise import PIXEL_VALUES
+from vflow.models.builders.base import DEQUANTIZERS, POSTERIORS
+from vflow.models.builders.flowpp import check_trunk_fields, steps_of
+from vflow.models.builders.steps import split_steps
+from vflow.nets import ContextNetwork
+from vflow.nets.context import CONTEXT_CHANNELS
+
+CONDITIONAL_STEPS = 4
+
+
+def centred(pixels: Tensor) -> Tensor:
+    """0..255 -> -0.5..0.5, what r(u|x) reads."""
+    return pixels / PIXEL_VALUES - 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ConditionalFlowSpec:
+    """Four checkerboard steps and a sigmoid, from noise to (0, 1) (Ho et al., 2019)."""
+
+    filters: int = 96
+    """Width F of the couplings' networks, a multiple of `heads`."""
+    blocks: int = 2
+    """Gated blocks B in each coupling."""
+    heads: int = 4
+    """Attention heads."""
+    attention: bool = True
+    """Whether the couplings have attention."""
+    dropout: float = 0.2
+    """Dropout probability in the couplings' networks."""
+    coupling: Any = field(default=MixLogisticSpec(), metadata={"kinds": COUPLINGS})
+    """The coupling."""
+    weight_std: float = 0.001
+    """The 1x1 convolutions start at I + weight_std * N(0, 1)."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: Naming the field, what it must be and what it is.
+        """
+        check_trunk_fields(self)
+
+    def flow(self, shape: Shape) -> Flow:
+        """From noise to a value of shape [H, W, C] in (0, 1)."""
+        steps = steps_of(self, CONTEXT_CHANNELS)
+        return Compose([*split_steps("checkerboard", CONDITIONAL_STEPS, shape, steps), Sigmoid()])
+
+
+@DEQUANTIZERS.register("flow")
+@dataclass(frozen=True, kw_only=True)
+class FlowDequantizerSpec(_ConditionalFlowSpec):
+    """Variational dequantization: u from a conditional flow."""
+
+    def build(self, shape: Shape) -> ConditionalDensity:
+        """r(u|x) for images of shape [H, W, C]."""
+        features = ContextNetwork(shape[-1])
+        return ConditionalDensity(self.flow(shape), features, prepare=centred)
+
+
+@DEQUANTIZERS.register("uniform")
+@dataclass(frozen=True, kw_only=True)
+class UniformDequantizerSpec:
+    """u uniform in [0, 1), so that log r(u|x) = 0; no options."""
+
+    def build(self, shape: Shape) -> ConditionalDensity:
+        """r(u|x)."""
+        return ConditionalDensity(base=Uniform())
+
+
+@POSTERIORS.register("flow")
+@dataclass(frozen=True, kw_only=True)
+class FlowPosteriorSpec(_ConditionalFlowSpec):
+    """z from a conditional flow of the dequantized, preprocessed image."""
+
+    blocks: int = 3
+    """Gated blocks B in each coupling."""
+    context: str = "own"
+    """The network that reads x: "own", or "shared" for that of r(u|x)."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: Naming the field, what it must be and what it is.
+        """
+        super().__post_init__()
+        require_choice("context", self.context, ("own", "shared"))
+
+    def build(
+        self, shape: Shape, data_channels: int, shared: nn.Module | None
+    ) -> ConditionalDensity:
+        """q(z|x) for z of shape [H, W, Dz]."""
+        if self.context == "own":
+            features = ContextNetwork(data_channels)
+            return ConditionalDensity(self.flow(shape), features)
+        if shared is None:
+            raise ValueError("context must be 'own' where r(u|x) has no network, got 'shared'")
+        posterior = ConditionalDensity(self.flow(shape))
+        posterior.borrow_features(shared)
+        return posterior
+
+
+@POSTERIORS.register("normal")
+@dataclass(frozen=True, kw_only=True)
+class NormalPosteriorSpec:
+    """z ~ N(0, I), whatever x is (VFlow, Theorem 1); no options."""
+
+    def build(
+        self, shape: Shape, data_channels: int, shared: nn.Module | None
+    ) -> ConditionalDensity:
+        """q(z|x)."""
+        return ConditionalDensity()

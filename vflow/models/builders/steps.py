@@ -1,0 +1,72 @@
+"""How image flows are put together from steps: ActNorm, 1x1 convolution, coupling, flip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vflow.flows import (
+    ActNormConv1x1,
+    ChannelSplit,
+    CheckerboardSplit,
+    Coupling,
+    Flow,
+    Inverse,
+    PerHalf,
+    Shape,
+    TupleFlip,
+)
+from vflow.flows.couplings import CouplingSpec
+from vflow.nets import Trunk
+
+SPLITS = ("checkerboard", "channel")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """The couplings of one flow: the paper's (B, F, K) and what goes with them."""
+
+    coupling: CouplingSpec
+    filters: int
+    blocks: int
+    heads: int | None
+    """Attention heads; None for couplings without attention."""
+    dropout: float
+    weight_std: float
+    """The 1x1 convolutions start at I + weight_std * N(0, 1)."""
+    context_channels: int | None = None
+
+    def make_coupling(self, first: Shape, second: Shape) -> Coupling:
+        """The coupling of halves of these [H, W, C]."""
+        height, width, channels = first
+        net = Trunk(
+            channels,
+            second[-1] * self.coupling.parameters,
+            filters=self.filters,
+            blocks=self.blocks,
+            heads=self.heads,
+            size=(height, width),
+            context_channels=self.context_channels,
+            dropout=self.dropout,
+        )
+        return self.coupling.build(net)
+
+
+def splitter(split: str, shape: Shape) -> Flow:
+    """The split of images [H, W, C]; of an odd number of channels the first half is smaller."""
+    return CheckerboardSplit() if split == "checkerboard" else ChannelSplit(shape[-1] // 2)
+
+
+def split_steps(split: str, count: int, shape: Shape, steps: Steps) -> list[Flow]:
+    """Split images of shape [H, W, C], apply the steps, merge.
+
+    An odd number of channels splits into unequal halves; the flip after each step swaps them.
+    """
+    first, second = splitter(split, shape).output_shape(shape)
+    flows: list[Flow] = [splitter(split, shape)]
+    for _ in range(count):
+        linear = PerHalf(
+            ActNormConv1x1(first, steps.weight_std), ActNormConv1x1(second, steps.weight_std)
+        )
+        flows += [linear, steps.make_coupling(first, second), TupleFlip()]
+        first, second = second, first
+    return [*flows, Inverse(splitter(split, shape))]

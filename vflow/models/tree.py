@@ -1,0 +1,156 @@
+"""What a model is made of, as a tree of kinds and their options.
+
+    {"format": 2,
+     "data": {"shape": [3, 32, 32]},
+     "flow": {"kind": "flowpp", "scales": [...], ...},
+     "augment": {"channels": 3, "posterior": {"kind": "flow", ...}},
+     "dequantize": {"kind": "flow", ...}}
+
+A model without extra dimensions has null for "augment"; one of vectors, null for "dequantize".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vflow.densities import Augmented, ConditionalDensity, Density, FlowDensity
+from vflow.fields import require_int
+from vflow.flows import Shape
+from vflow.kinds import read_fields, to_tree
+from vflow.models.builders import DEQUANTIZERS, FLOWS, POSTERIORS
+
+FORMAT = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """The extra dimensions."""
+
+    channels: int = 3
+    """Channels of z, or dimensions for vectors."""
+    posterior: Any = field(metadata={"kinds": POSTERIORS})
+    """q(z|x)."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: Naming the field, what it must be and what it is.
+        """
+        require_int("extra_dims", self.channels, 1)
+        POSTERIORS.require("posterior", self.posterior)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A model: its data, its flow, and what is wrapped around it."""
+
+    shape: Shape
+    """Of the data: [C, H, W] for images, [D] for vectors."""
+    flow: Any
+    """Options of a kind in `FLOWS`."""
+    augment: AugmentConfig | None = None
+    """Extra dimensions; None for a model without."""
+    dequantize: Any = None
+    """Options of a kind in `DEQUANTIZERS`, for images; None for vectors."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: Naming the field, what it must be and what it is.
+        """
+        shape = self.shape
+        if not isinstance(shape, tuple | list) or len(shape) not in (1, 3):
+            raise ValueError(f"shape must be [C, H, W] or [D], got {shape!r}")
+        object.__setattr__(self, "shape", tuple(shape))
+        for size in shape:
+            require_int("each number of shape", size, 1)
+        FLOWS.require("flow", self.flow)
+        if self.augment is not None and not isinstance(self.augment, AugmentConfig):
+            raise ValueError(f"augment must be an AugmentConfig or None, got {self.augment!r}")
+        if self.is_image:
+            DEQUANTIZERS.require("dequantize", self.dequantize)
+        elif self.dequantize is not None:
+            raise ValueError("dequantize must be None for vectors")
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the data are images."""
+        return len(self.shape) == 3
+
+    @property
+    def inner_shape(self) -> Shape:
+        """Of the data as the flows see them: [H, W, C] or [D]."""
+        return (*self.shape[1:], self.shape[0])
+
+    @property
+    def extra(self) -> int:
+        """Channels of z; 0 without."""
+        return 0 if self.augment is None else self.augment.channels
+
+    def to_tree(self) -> dict[str, Any]:
+        """The tree, as JSON has it."""
+        return {
+            "format": FORMAT,
+            "data": {"shape": list(self.shape)},
+            "flow": to_tree(self.flow),
+            "augment": to_tree(self.augment),
+            "dequantize": to_tree(self.dequantize),
+        }
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any], where: str) -> ModelConfig:
+        """The config that a tree tells.
+
+        Args:
+            tree: Of `FORMAT`.
+            where: What it is called in errors.
+
+        Raises:
+            ValueError: If it is no such tree, or a value is out of range.
+        """
+        wanted = {"format", "data", "flow", "augment", "dequantize"}
+        if tree.keys() != wanted:
+            odd = ", ".join(sorted(tree.keys() ^ wanted))
+            raise ValueError(f"{where} must have just {', '.join(sorted(wanted))}: {odd} differ")
+        augment, dequantize = tree["augment"], tree["dequantize"]
+        data = tree["data"]
+        if not isinstance(data, Mapping) or data.keys() != {"shape"}:
+            raise ValueError(f'{where}.data must be {{"shape": [...]}}, got {data!r}')
+        try:
+            return cls(
+                shape=data["shape"],
+                flow=FLOWS.read(tree["flow"], f"{where}: flow"),
+                augment=augment and read_fields(AugmentConfig, augment, f"{where}: augment"),
+                dequantize=dequantize and DEQUANTIZERS.read(dequantize, f"{where}: dequantize"),
+            )
+        except ValueError as error:
+            message = str(error)
+            raise ValueError(
+                message if message.startswith(where) else f"{where}: {error}"
+            ) from error
+
+
+def build(config: ModelConfig) -> tuple[Density, ConditionalDensity | None]:
+    """The density of (preprocessed) data, and r(u|x) for images.
+
+    The order in which the parts are made is what a seed's parameters depend on: r, q, p for
+    images, as in the authors' code, and p, q for vectors.
+    """
+    *size, channels = config.inner_shape
+    joint, extra = (*size, channels + config.extra), config.extra
+    dequantizer = config.dequantize.build(config.inner_shape) if config.is_image else None
+    shared = None if dequantizer is None else dequantizer.context
+    flow = None if config.is_image else config.flow.build(joint, extra)
+    posterior = None
+    if config.augment is not None:
+        posterior = config.augment.posterior.build((*size, extra), channels, shared)
+    if flow is None:
+        flow = config.flow.build(joint, extra)
+    density: Density = FlowDensity(flow, joint)
+    if posterior is not None:
+        density = Augmented(density, posterior, extra)
+    return density, dequantizer
