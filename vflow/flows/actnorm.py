@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from vflow.flows.base import Flow
+from vflow.flows.embedding import Places
 from vflow.ops import actnorm_conv1x1, actnorm_conv1x1_inverse
 
 VARIANCE_EPSILON = 1e-8
@@ -45,3 +48,20 @@ class ActNormConv1x1(Flow):
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """y [B, *shape] -> x [B, *shape], logdet [B]."""
         return actnorm_conv1x1_inverse(y, self.scale, self.bias, self.weight)
+
+    rearranges = True  # its 1x1 convolution puts channels wherever the next layer wants them
+
+    @torch.no_grad()
+    def embed(self, narrow: Any, places: Places, wanted: Places | None = None) -> Places:
+        """The extra channels pass by, to the places that are left."""
+        wanted = places if wanted is None else wanted
+        here, there = list(places.channels), list(wanted.channels)
+        self.scale.fill_(1)
+        self.bias.zero_()
+        self.weight.zero_()
+        self.scale[..., here] = narrow.scale
+        self.bias[..., here] = narrow.bias
+        self.weight[list(places.others), list(wanted.others)] = 1
+        rows = torch.tensor(here, device=self.weight.device).unsqueeze(1)
+        self.weight[rows, torch.tensor(there, device=self.weight.device)] = narrow.weight
+        return wanted

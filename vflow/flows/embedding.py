@@ -9,9 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 
 @dataclass(frozen=True)
 class Places:
@@ -36,27 +33,3 @@ class CannotEmbed(ValueError):
         path, _, reason = str(self).rpartition(": ")
         inner = path.removeprefix("layer ")
         return CannotEmbed(f"layer {index}{'.' + inner if inner else ''}: {reason}")
-
-
-@torch.no_grad()
-def embed_inputs(wide: Tensor, narrow: Tensor, places: Places) -> None:
-    """Weights [out, in, ...]: those of the extra inputs are zero."""
-    wide.zero_()
-    wide[:, list(places.channels)] = narrow
-
-
-@torch.no_grad()
-def embed_outputs(wide: Tensor, narrow: Tensor, places: Places, resting: Tensor | None) -> None:
-    """Weights or biases whose rows are elements x parameters, element-major.
-
-    Args:
-        wide: [total * P, ...], P numbers for each element.
-        narrow: [len(places.channels) * P, ...].
-        places: Of the elements.
-        resting: What the extra elements' P numbers are, for a bias; None for a weight, zero.
-    """
-    rows = wide.unflatten(0, (places.total, -1))
-    rows.zero_()
-    if resting is not None:
-        rows[:] = resting.to(rows)
-    rows[list(places.channels)] = narrow.unflatten(0, (len(places.channels), -1))

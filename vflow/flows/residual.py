@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vflow.flows.base import Flow
+from vflow.flows.embedding import Places
 from vflow.nets.lipschitz import LipschitzMLP
 
 EXACT_DIMS = 16
@@ -73,3 +75,9 @@ class ResidualBlock(Flow):
             sign = 1 if k % 2 else -1
             total = total + (sign / (k * reached)) * (probe * tangent).sum((1, 2))
         return total
+
+    def embed(self, narrow: Any, places: Places) -> Places:
+        """The network sees nothing of the extra channels and adds nothing to them."""
+        net: Any = self.net
+        net.embed(narrow.net, places, places, torch.zeros(1))
+        return places

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from vflow.nets.embedding import embed_chain
 
 
 class LipschitzMLP(nn.Module):
@@ -67,3 +70,7 @@ class LipschitzMLP(nn.Module):
             return F.linear(tangents, weights[-1])
 
         return y, push
+
+    def embed(self, narrow: LipschitzMLP, inputs: Any, outputs: Any, resting: Tensor) -> None:
+        """Give what `narrow` gives, blind to the extra inputs: rows of zeros change no norm."""
+        embed_chain(list(self.linears), list(narrow.linears), inputs, outputs, resting)

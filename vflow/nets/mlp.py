@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+from vflow.nets.embedding import embed_chain
 
 
 class MLP(nn.Sequential):
@@ -41,3 +45,7 @@ class MLP(nn.Sequential):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """x [B, in], context [B, Fc] -> [B, out]; x and context together have `in_features`."""
         return super().forward(x if context is None else torch.cat([x, context], dim=-1))
+
+    def embed(self, narrow: MLP, inputs: Any, outputs: Any, resting: Tensor) -> None:
+        """Give what `narrow` gives, blind to the extra inputs (`vflow.nets.embedding`)."""
+        embed_chain(list(self)[::2], list(narrow)[::2], inputs, outputs, resting)

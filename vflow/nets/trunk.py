@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vflow.nets.embedding import copy_parameters, embed_inputs, embed_outputs
 from vflow.nets.gated import GatedBlock
 from vflow.nets.layers import Conv3x3
 
@@ -72,3 +75,10 @@ class Trunk(nn.Module):
                 else:
                     hidden = block(hidden, self.position, context)
             return self.conv_out(hidden).to(x.dtype)
+
+    def embed(self, narrow: Trunk, inputs: Any, outputs: Any, resting: Tensor) -> None:
+        """Give what `narrow` gives, blind to the extra inputs (`vflow.nets.embedding`)."""
+        copy_parameters(self, narrow, without=("conv_in.weight", "conv_out"))
+        embed_inputs(self.conv_in.weight, narrow.conv_in.weight, inputs)
+        embed_outputs(self.conv_out.weight, narrow.conv_out.weight, outputs, None)
+        embed_outputs(self.conv_out.bias, narrow.conv_out.bias, outputs, resting)
