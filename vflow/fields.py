@@ -53,3 +53,14 @@ def require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def require_image_size(size: Any) -> None:
+    """Raise ValueError unless `size` is (height, width), both positive multiples of 4."""
+    good = isinstance(size, tuple) and len(size) == 2
+    if not good or any(isinstance(n, bool) or not isinstance(n, int) for n in size):
+        raise ValueError(f"image_size must be an integer or (height, width), got {size!r}")
+    if any(n < 4 or n % 4 for n in size):
+        raise ValueError(
+            f"image_size must have a height and width divisible by 4, got {size[0]}x{size[1]}"
+        )

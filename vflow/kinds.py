@@ -16,6 +16,21 @@ from typing import Any, TypeVar
 T = TypeVar("T", bound=type)
 
 
+class FieldError(ValueError):
+    """A value in a tree that will not do.
+
+    Args:
+        where: What the tree is called.
+        path: Where in it the value's object is: "augment.posterior".
+        reason: What is wrong.
+    """
+
+    def __init__(self, where: str, path: str, reason: str) -> None:
+        super().__init__(": ".join(filter(None, [where, path, reason])))
+        self.path = path
+        self.reason = reason
+
+
 class Kinds:
     """The kinds of one thing.
 
@@ -62,52 +77,56 @@ class Kinds:
                 f"({', '.join(self._classes)}), got {came}"
             )
 
-    def read(self, tree: Any, where: str) -> Any:
+    def read(self, tree: Any, where: str, path: str) -> Any:
         """The options that a tree tells.
 
         Args:
             tree: {"kind": NAME, ...} with every field of that kind.
-            where: What the tree is called in errors.
+            where: What the whole tree is called in errors.
+            path: Where in it this one is.
 
         Raises:
-            ValueError: If it is no such tree, or a value is out of range.
+            FieldError: If it is no such tree, or a value is out of range.
         """
         if not isinstance(tree, Mapping) or "kind" not in tree:
-            raise ValueError(f'{where} must be an object with a "kind", got {tree!r}')
+            raise FieldError(where, path, f'must be an object with a "kind", got {tree!r}')
         fields = {name: value for name, value in tree.items() if name != "kind"}
         try:
-            return read_fields(self[tree["kind"]], fields, where)
-        except TypeError as error:
-            raise ValueError(f"{where}: {error}") from error
+            options = self[tree["kind"]]
+        except ValueError as error:
+            raise FieldError(where, path, str(error)) from error
+        return read_fields(options, fields, where, path)
 
 
-def read_fields(options: type, fields: Mapping[str, Any], where: str) -> Any:
+def read_fields(options: type, fields: Any, where: str, path: str) -> Any:
     """Make a config of its fields, refusing unknown and missing ones.
 
     A field that files were once saved without has in its metadata what it was "before".
 
     Raises:
-        ValueError: Naming `where` and what is wrong.
+        FieldError: Naming where, and what is wrong.
     """
+    if not isinstance(fields, Mapping):
+        raise FieldError(where, path, f"must be an object, got {fields!r}")
     known, found = set(), {}
     for field in dataclasses.fields(options):
         known.add(field.name)
         if field.name in fields:
             value, kinds = fields[field.name], field.metadata.get("kinds")
             if kinds is not None and value is not None:
-                value = kinds.read(value, f"{where}.{field.name}")
+                value = kinds.read(value, where, f"{path}.{field.name}")
             found[field.name] = value
         elif "before" in field.metadata:
             found[field.name] = field.metadata["before"]
     odd = sorted((known ^ found.keys()) | (fields.keys() - known))
     if odd:
-        raise ValueError(
-            f"{where} must have just the fields of {options.__name__}: {', '.join(odd)} differ"
+        raise FieldError(
+            where, path, f"must have just the fields of {options.__name__}: {', '.join(odd)} differ"
         )
     try:
         return options(**found)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+    except (ValueError, TypeError) as error:
+        raise FieldError(where, path, str(error)) from error
 
 
 def to_tree(value: Any) -> Any:

@@ -32,12 +32,20 @@ class Augmented(Density):
         self.dim = dim
 
     @property
-    def shape(self) -> Shape:  # type: ignore[override]
+    def shape(self) -> Shape | None:  # type: ignore[override]
         """Shape of x, without the batch."""
-        return self._with_channels(-self.extra)
+        joint = self.density.shape
+        return None if joint is None else self._with_channels(joint, -self.extra)
+
+    def see(self, shape: Shape) -> None:
+        """Take the shape of the first x, where it was not given."""
+        if self.density.shape is None:
+            self.density.see(self._with_channels(shape, self.extra))
 
     def noise_shapes(self) -> dict[str, Shape]:
         """The noise eps_z of q(z|x)."""
+        if self.density.shape is None:
+            raise ValueError("shape must be given, or an x evaluated, before noise is drawn")
         shape = list(self.density.shape)
         shape[self._axis] = self.extra
         return {**self.density.noise_shapes(), "eps_z": tuple(shape)}
@@ -76,7 +84,7 @@ class Augmented(Density):
     def _axis(self) -> int:
         return self.dim if self.dim < 0 else self.dim - 1
 
-    def _with_channels(self, change: int) -> Shape:
-        shape = list(self.density.shape)
-        shape[self._axis] += change
-        return tuple(shape)
+    def _with_channels(self, shape: Shape, change: int) -> Shape:
+        changed = list(shape)
+        changed[self._axis] += change
+        return tuple(changed)

@@ -76,7 +76,11 @@ class Density(nn.Module):
     arguments; a density without any is exact.
     """
 
-    shape: Shape
+    shape: Shape | None
+    """Of x, without the batch; None until the first x, if it was not given."""
+
+    def see(self, shape: Shape) -> None:
+        """Take the shape of the first x, where it was not given."""
 
     def noise_shapes(self) -> dict[str, Shape]:
         """The noise that `encode` takes, by name: shapes without the batch."""
@@ -110,14 +114,13 @@ class Density(nn.Module):
         return Normal()
 
     def draw_latent(
-        self, n: int, generator: torch.Generator | None = None, like: Tensor | None = None
+        self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None
     ) -> Any:
-        """n latents, as many tensors as the latent has."""
-        like = self.reference if like is None else like
-        shapes = self.latent_shapes
+        """n latents, as many tensors as the latent has, of standard deviation `temperature`."""
+        shapes, like = self.latent_shapes, self.reference
         if shapes and isinstance(shapes[0], int):
-            return Normal().draw((n, *shapes), like, generator)
-        return tuple(Normal().draw((n, *shape), like, generator) for shape in shapes)
+            return temperature * Normal().draw((n, *shapes), like, generator)
+        return tuple(temperature * Normal().draw((n, *shape), like, generator) for shape in shapes)
 
     def elbo(self, x: Tensor, generator: torch.Generator | None = None, **noise: Tensor) -> Tensor:
         """log p(x), or one draw of a lower bound on it (VFlow, Chen et al., 2020, Eq. 3).
@@ -158,6 +161,7 @@ class Density(nn.Module):
         Returns:
             [B], nats; no gradient.
         """
+        self.see(tuple(x.shape[1:]))
         samples = samples if self.noise_shapes() else 1
         chunk = max(1, ROWS_AT_ONCE // samples) if chunk is None else chunk
         parts = [
@@ -177,9 +181,7 @@ class Density(nn.Module):
             temperature: Standard deviation of the latent.
             generator: Where the latent is drawn from; the global one if None.
         """
-        latent = self.draw_latent(n, generator)
-        parts = tuple(temperature * part for part in tensors_of(latent))
-        return self.decode(parts if isinstance(latent, tuple) else parts[0])
+        return self.decode(self.draw_latent(n, temperature, generator))
 
     def complete(
         self, x: Tensor, noise: dict[str, Tensor], generator: torch.Generator | None
@@ -187,8 +189,14 @@ class Density(nn.Module):
         """The noise given, and what was not given, drawn.
 
         Raises:
-            ValueError: If noise is given that there is none of.
+            ValueError: If x has another shape, or noise is given that there is none of.
         """
+        self.see(tuple(x.shape[1:]))
+        if tuple(x.shape[1:]) != self.shape or not len(x):
+            wanted = ", ".join(map(str, self.shape or ()))
+            raise ValueError(
+                f"x must have shape [B, {wanted}] with B at least 1, got {tuple(x.shape)}"
+            )
         names = self.noise_shapes().keys()
         for name in noise:
             if name not in names:
@@ -210,22 +218,47 @@ class Density(nn.Module):
 
 
 class FlowDensity(Density):
-    """p(x) = N(f(x); 0, I) |det df/dx|, exactly.
+    """p(x) = p_base(f(x)) |det df/dx|, exactly.
 
     Args:
         flow: The transform f.
-        shape: Shape of x, without the batch.
+        shape: Shape of x, without the batch; that of the first x if None.
+        base: Density of the latent; N(0, I) if None.
     """
 
-    def __init__(self, flow: Flow, shape: Shape) -> None:
+    def __init__(self, flow: Flow, shape: Shape | None = None, base: Base | None = None) -> None:
         super().__init__()
         self.flow = flow
-        self.shape = tuple(shape)
+        self.shape = None if shape is None else tuple(shape)
+        self.base = base
+
+    def see(self, shape: Shape) -> None:
+        """Take the shape of the first x, where it was not given."""
+        if self.shape is None:
+            self.shape = shape
 
     @property
     def latent_shapes(self) -> Shapes:
-        """What the transform makes of `shape`."""
+        """What the transform makes of `shape`.
+
+        Raises:
+            ValueError: If that is not known yet.
+        """
+        if self.shape is None:
+            raise ValueError("shape must be given, or an x evaluated, before sampling")
         return self.flow.output_shape(self.shape)
+
+    def draw_latent(
+        self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None
+    ) -> Any:
+        """n latents; the temperature is N(0, I)'s alone."""
+        if self.base is None:
+            return super().draw_latent(n, temperature, generator)
+        if temperature != 1:
+            raise ValueError(
+                f"temperature must be 1.0 where the base density is not N(0, I), got {temperature}"
+            )
+        return self.base.draw((n, *self.latent_shapes), self.reference, generator)
 
     def encode(self, x: Tensor, **noise: Tensor) -> tuple[Any, Tensor]:
         """x [B, *shape] -> the latent, log p(x) [B] in nats."""
@@ -236,9 +269,10 @@ class FlowDensity(Density):
         """The x [B, *shape] of a latent."""
         return self.flow.inverse(latent)[0]
 
-    @staticmethod
-    def base_log_prob(latent: Any) -> Tensor:
-        """log N(latent; 0, I) [B] in nats, over all its tensors."""
+    def base_log_prob(self, latent: Any) -> Tensor:
+        """log p_base(latent) [B] in nats, over all its tensors."""
+        if self.base is not None:
+            return self.base.log_prob(latent)
         first, *others = tensors_of(latent)
         total = normal_log_prob(first)
         for other in others:

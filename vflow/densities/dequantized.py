@@ -35,6 +35,7 @@ class Dequantized(Density):
     @property
     def shape(self) -> Shape:  # type: ignore[override]
         """Shape of an image, [H, W, C]."""
+        assert self.density.shape is not None
         return self.density.shape
 
     @property

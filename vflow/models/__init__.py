@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from vflow.models.augment import augment
 from vflow.models.config import FlowPlusPlusConfig, VFlowConfig
 from vflow.models.flowpp import FlowPlusPlus
 from vflow.models.glow import Glow, GlowConfig
@@ -37,6 +38,7 @@ __all__ = [
     "VFlowConfig",
     "VectorVFlow",
     "VectorVFlowConfig",
+    "augment",
     "create_model",
     "describe_model",
     "list_models",

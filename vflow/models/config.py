@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from vflow.fields import (
     require_bool,
     require_choice,
+    require_image_size,
     require_int,
     require_number,
     require_slope,
@@ -150,14 +151,3 @@ class VFlowConfig(FlowPlusPlusConfig):
                 "shared_context must be False unless dequantizer and posterior are both 'flow', "
                 f"got {self.dequantizer!r} and {self.posterior!r}"
             )
-
-
-def require_image_size(size: Any) -> None:
-    """Raise ValueError unless `size` is (height, width), both positive multiples of 4."""
-    good = isinstance(size, tuple) and len(size) == 2
-    if not good or any(isinstance(n, bool) or not isinstance(n, int) for n in size):
-        raise ValueError(f"image_size must be an integer or (height, width), got {size!r}")
-    if any(n < 4 or n % 4 for n in size):
-        raise ValueError(
-            f"image_size must have a height and width divisible by 4, got {size[0]}x{size[1]}"
-        )

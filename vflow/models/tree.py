@@ -18,8 +18,9 @@ from typing import Any
 from vflow.densities import Augmented, ConditionalDensity, Density, FlowDensity
 from vflow.fields import require_int
 from vflow.flows import Shape
-from vflow.kinds import read_fields, to_tree
+from vflow.kinds import FieldError, read_fields, to_tree
 from vflow.models.builders import DEQUANTIZERS, FLOWS, POSTERIORS
+from vflow.models.overrides import explain, override, read_flat
 
 FORMAT = 2
 
@@ -66,8 +67,8 @@ class ModelConfig:
         if not isinstance(shape, tuple | list) or len(shape) not in (1, 3):
             raise ValueError(f"shape must be [C, H, W] or [D], got {shape!r}")
         object.__setattr__(self, "shape", tuple(shape))
-        for size in shape:
-            require_int("each number of shape", size, 1)
+        for number in shape:
+            require_int("each number of shape", number, 1)
         FLOWS.require("flow", self.flow)
         if self.augment is not None and not isinstance(self.augment, AugmentConfig):
             raise ValueError(f"augment must be an AugmentConfig or None, got {self.augment!r}")
@@ -75,6 +76,8 @@ class ModelConfig:
             DEQUANTIZERS.require("dequantize", self.dequantize)
         elif self.dequantize is not None:
             raise ValueError("dequantize must be None for vectors")
+        *size, channels = self.inner_shape
+        self.flow.check((*size, channels + self.extra), self.extra)
 
     @property
     def is_image(self) -> bool:
@@ -115,23 +118,61 @@ class ModelConfig:
         wanted = {"format", "data", "flow", "augment", "dequantize"}
         if tree.keys() != wanted:
             odd = ", ".join(sorted(tree.keys() ^ wanted))
-            raise ValueError(f"{where} must have just {', '.join(sorted(wanted))}: {odd} differ")
+            raise FieldError(where, "", f"must have just {', '.join(sorted(wanted))}: {odd} differ")
         augment, dequantize = tree["augment"], tree["dequantize"]
         data = tree["data"]
         if not isinstance(data, Mapping) or data.keys() != {"shape"}:
-            raise ValueError(f'{where}.data must be {{"shape": [...]}}, got {data!r}')
+            raise FieldError(where, "data", f'must be {{"shape": [...]}}, got {data!r}')
+        parts = {
+            "shape": data["shape"],
+            "flow": FLOWS.read(tree["flow"], where, "flow"),
+            "augment": None if augment is None else _read_augment(augment, where),
+            "dequantize": dequantize and DEQUANTIZERS.read(dequantize, where, "dequantize"),
+        }
         try:
-            return cls(
-                shape=data["shape"],
-                flow=FLOWS.read(tree["flow"], f"{where}: flow"),
-                augment=augment and read_fields(AugmentConfig, augment, f"{where}: augment"),
-                dequantize=dequantize and DEQUANTIZERS.read(dequantize, f"{where}: dequantize"),
-            )
+            return cls(**parts)
         except ValueError as error:
-            message = str(error)
-            raise ValueError(
-                message if message.startswith(where) else f"{where}: {error}"
-            ) from error
+            raise FieldError(where, "", str(error)) from error
+
+    def override(self, changes: Mapping[str, Any], name: str) -> ModelConfig:
+        """The config with some values changed, by their flat names (`vflow.models.overrides`).
+
+        Args:
+            changes: Values by flat name or by path.
+            name: What this config is called in errors.
+
+        Raises:
+            ValueError: If there is no such name, or a value is out of range.
+        """
+        tree, reached = override(self.to_tree(), changes, name)
+        try:
+            return ModelConfig.from_tree(tree, name)
+        except FieldError as error:
+            raise explain(error, reached) from error
+
+    def __getattr__(self, name: str) -> Any:
+        """A value by its flat name: `config.filters`."""
+        if not name.startswith("_") and "flow" in self.__dict__:
+            try:
+                return read_flat(self.to_tree(), name)
+            except (KeyError, TypeError, StopIteration, IndexError):
+                pass
+        raise AttributeError(f"{type(self).__name__} has no {name}")
+
+    @property
+    def total_channels(self) -> int:
+        """Channels of the flow: the data's and the extra ones."""
+        return self.shape[0] + self.extra
+
+    @property
+    def total_dims(self) -> int:
+        """Dimensions of a flow of vectors: the data's and the extra ones."""
+        return self.shape[0] + self.extra
+
+
+def _read_augment(tree: Any, where: str) -> AugmentConfig:
+    found: AugmentConfig = read_fields(AugmentConfig, tree, where, "augment")
+    return found
 
 
 def build(config: ModelConfig) -> tuple[Density, ConditionalDensity | None]:

@@ -21,15 +21,15 @@ DEQUANTIZERS = Kinds("dequantizer")
 class FlowSpec(Protocol):
     """The options of a flow kind."""
 
+    def check(self, shape: Shape, extra: int) -> None:
+        """Raise ValueError unless `build` can make a flow for that shape."""
+
     def build(self, shape: Shape, extra: int) -> Flow:
         """The transform of x and z together.
 
         Args:
             shape: Of both, [H, W, C] or [D], without the batch.
             extra: How many of the channels, the last ones, are z's.
-
-        Raises:
-            ValueError: If there is none for that shape.
         """
 
 

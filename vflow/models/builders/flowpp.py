@@ -63,9 +63,12 @@ class FlowppSpec:
         check_trunk_fields(self)
         require_int("affine_blocks", self.affine_blocks, 0)
 
+    def check(self, shape: Shape, extra: int) -> None:
+        """Raise ValueError unless the images can be halved as often as there are scales."""
+        require_divisible(shape, len(self.scales) - 1)
+
     def build(self, shape: Shape, extra: int) -> Flow:
         """The flow of images [H, W, C]."""
-        require_divisible(shape, len(self.scales) - 1)
         steps = steps_of(self)
         flows = self._gaussian_layer(shape, extra) if self.affine_blocks and extra else []
         for index, stages in enumerate(self.scales):
@@ -145,7 +148,9 @@ def read_scales(scales: Any) -> tuple[Stages, ...]:
 
 
 def require_divisible(shape: Shape, halvings: int) -> None:
-    """Raise ValueError unless the image can be halved so often, and then split in columns."""
+    """Raise ValueError unless these are images that can be halved so often, and split then."""
+    if len(shape) != 3:
+        raise ValueError(f"data must be images for this kind, got shape {list(shape)}")
     unit = 2 ** (halvings + 1)
     if any(size % unit for size in shape[:2]):
         raise ValueError(

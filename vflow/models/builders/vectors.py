@@ -93,12 +93,15 @@ class VectorGlowSpec(_VectorGlowFields):
         super().__post_init__()
         require_int("context_dims", self.context_dims, 0)
 
-    def build(self, shape: Shape, extra: int) -> Flow:
-        """The flow of vectors [D]."""
+    def check(self, shape: Shape, extra: int) -> None:
+        """Raise ValueError unless the data are vectors, of at least 2 dimensions if alone."""
         (dims,) = require_vector(shape)
         if dims == 1 and self.context_dims == 0:
             raise ValueError("dims must be at least 2 without a context, got 1")
-        return self.flow(dims, self.context_dims)
+
+    def build(self, shape: Shape, extra: int) -> Flow:
+        """The flow of vectors [D]."""
+        return self.flow(shape[0], self.context_dims)
 
 
 @POSTERIORS.register("vector-glow")
@@ -141,9 +144,13 @@ class VectorResidualSpec:
             require_int(name, getattr(self, name), 1)
         require_number("coefficient", self.coefficient, above=0, below=1)
 
+    def check(self, shape: Shape, extra: int) -> None:
+        """Raise ValueError unless the data are vectors."""
+        require_vector(shape)
+
     def build(self, shape: Shape, extra: int) -> Flow:
         """The flow of vectors [D]."""
-        (dims,) = require_vector(shape)
+        (dims,) = shape
         flows: list[Flow] = []
         for _ in range(self.steps):
             linear = ActNormConv1x1((dims,))
