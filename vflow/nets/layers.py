@@ -36,6 +36,10 @@ class DataInitialized(nn.Module):
         self.bias.sub_(mean).mul_(scale)
         self.weight.mul_(scale.view(-1, *(1,) * (self.weight.ndim - 1)))
 
+    def as_made(self) -> Tensor:
+        """Whether the bias is still the constructor's, as a bool []."""
+        return (self.bias == 0).all()
+
 
 class Conv3x3(DataInitialized):
     """3x3 convolution with zero padding: [B, H, W, in] -> [B, H, W, out]."""
