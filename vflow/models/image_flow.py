@@ -15,6 +15,7 @@ from vflow.models.dequantize import UniformDequantizer, VariationalDequantizer
 from vflow.models.initialization import as_made, initialize_together, warn_if_half_made
 from vflow.models.modes import evaluating
 from vflow.models.pretrained import Pretrained
+from vflow.models.spread import with_spread
 from vflow.models.steps import StepConfig, draw
 from vflow.nets import ContextNetwork, Trunk
 
@@ -300,6 +301,8 @@ class ImageFlow(Pretrained, nn.Module):
     ) -> None:
         """Data-dependent initialisation, with dropout off (Ho et al., 2019).
 
+        Elements that do not vary over the images are initialised from noise in their place.
+
         Under `torch.distributed` every process has to call it, and all take the parameters that
         rank 0 finds from its own images. It has to come before FSDP or another wrapper that shards
         the parameters; before or after DistributedDataParallel.
@@ -323,7 +326,9 @@ class ImageFlow(Pretrained, nn.Module):
             )
         noise = self._noise(images, eps_u, eps_z, generator)
         nhwc = {name: _to_nhwc(value) for name, value in noise.items()}
-        initialize_together(self, lambda: self._elbo(images, **nhwc), too_few, synchronize)
+        initialize_together(
+            self, lambda: self._elbo(with_spread(images), **nhwc), too_few, synchronize
+        )
         self.mark_initialized()
 
     @torch.compiler.disable

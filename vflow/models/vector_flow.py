@@ -9,6 +9,7 @@ from vflow.flows import Compose
 from vflow.models.checks import require_count, require_float
 from vflow.models.initialization import initialize_together
 from vflow.models.pretrained import Pretrained
+from vflow.models.spread import vectors_with_spread
 from vflow.models.steps import draw, normal_log_prob
 
 
@@ -85,7 +86,9 @@ class VectorFlow(Pretrained, nn.Module):
         too_few = None
         if len(x) < 2:
             too_few = "x must have at least 2 rows to initialise from, got 1"
-        initialize_together(self, lambda: self.flow(x, context), too_few, synchronize)
+        initialize_together(
+            self, lambda: self.flow(vectors_with_spread(x), context), too_few, synchronize
+        )
 
     @property
     def _parameter(self) -> Tensor:

@@ -15,6 +15,7 @@ from vflow.models.glow import NEGATIVE_SLOPE, glow_flow
 from vflow.models.initialization import initialize_together
 from vflow.models.pretrained import Pretrained
 from vflow.models.residual_flow import COEFFICIENT, require_coefficient, residual_flow
+from vflow.models.spread import vectors_with_spread
 from vflow.models.steps import draw, normal_log_prob
 
 FLOWS = ("glow", "residual")
@@ -223,7 +224,12 @@ class VectorVFlow(Pretrained, nn.Module):
         too_few = None
         if len(x) < 2:
             too_few = "x must have at least 2 rows to initialise from, got 1"
-        initialize_together(self, lambda: self.elbo(x, generator=generator), too_few, synchronize)
+        initialize_together(
+            self,
+            lambda: self.elbo(vectors_with_spread(x), generator=generator),
+            too_few,
+            synchronize,
+        )
 
     def _join(
         self, x: Tensor, eps_z: Tensor | None, generator: torch.Generator | None
