@@ -6,20 +6,21 @@ import pytest
 import torch
 
 from vflow.flows import ResidualBlock
+from vflow.flows.residual import _geometric
 from vflow.models import ResidualFlow, ResidualFlowConfig
 from vflow.nets import LipschitzMLP
 
 
-def block(dims: int, exact_dims: int = 16, coefficient: float = 0.9) -> ResidualBlock:
+def block(dims: int, coefficient: float = 0.9) -> ResidualBlock:
     torch.manual_seed(0)
     net = LipschitzMLP(dims, hidden=16, layers=2, coefficient=coefficient).double()
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.mul_(5)  # far above the bound, so that it acts
-    return ResidualBlock(net, exact_dims)
+    return ResidualBlock(net)
 
 
-@pytest.mark.parametrize("dims", [1, 2, 7])
+@pytest.mark.parametrize("dims", [1, 2, 7, 17, 40])
 def test_round_trip_and_jacobian(dims: int) -> None:
     flow, x = block(dims), 3 * torch.randn(5, dims, dtype=torch.float64)
     y, logdet = flow(x)
@@ -48,22 +49,63 @@ def test_small_matrices_are_left_alone() -> None:
 
 
 def test_estimated_logdet_and_its_gradient_are_unbiased() -> None:
-    exact, rough = block(3, coefficient=0.5), block(3, exact_dims=2, coefficient=0.5)
+    flow = block(3, coefficient=0.5)
     x = torch.randn(1, 3, dtype=torch.float64)
-    weight, rough_weight = exact.net.linears[0].weight, rough.net.linears[0].weight
-    truth = exact(x)[1]
+    weight = flow.net.linears[0].weight
+    truth = flow(x)[1]
     (truth_gradient,) = torch.autograd.grad(truth.sum(), weight)
     repeats, rows = 150, 400
     estimates, gradients = [], []
     for _ in range(repeats):  # each has a length of its own
-        logdet = rough(x.expand(rows, 3))[1]
+        logdet = flow.estimate(x.expand(rows, 3))[1]
         estimates.append(logdet.mean().detach())
-        gradients.append(torch.autograd.grad(logdet.mean(), rough_weight)[0])
+        gradients.append(torch.autograd.grad(logdet.mean(), weight)[0])
     for found, expected in ((estimates, truth), (gradients, truth_gradient)):
         values = torch.stack(found)
         spread = values.std(0) / repeats**0.5 + 1e-6
         assert ((values.mean(0) - expected).abs() < 5 * spread).all()
     assert torch.stack(estimates).std() > 0
+
+
+def model_of(dims: int) -> ResidualFlow:
+    torch.manual_seed(0)
+    model = ResidualFlow(ResidualFlowConfig(dims=dims, steps=2, hidden=16)).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_log_prob_is_the_same_every_time_in_any_number_of_dimensions(training: bool) -> None:
+    model = model_of(20).train(training)
+    x = torch.randn(4, 20, dtype=torch.float64)
+    first = model.log_prob(x)
+    assert torch.equal(model.log_prob(x), first)
+    jacobian = torch.autograd.functional.jacobian(lambda t: model.flow(t)[0], x)
+    blocks = torch.stack([jacobian[i, :, i] for i in range(4)])
+    normal = torch.distributions.Normal(0, 1).log_prob(model.encode(x)[0]).sum(1)
+    torch.testing.assert_close(first, normal + torch.linalg.slogdet(blocks).logabsdet)
+
+
+def test_the_estimate_is_asked_for_and_its_noise_is_the_generators() -> None:
+    model, x = model_of(20), torch.randn(4, 20, dtype=torch.float64)
+    state = torch.get_rng_state()
+    first, again, other = (
+        model.estimate_log_prob(x, generator=torch.Generator().manual_seed(seed))
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), state), "the global generator was touched"
+    assert not torch.equal(first, model.log_prob(x))
+
+
+def test_the_length_of_the_series_is_geometric() -> None:
+    coins = torch.linspace(0, 1, 1 << 12, dtype=torch.float64)[:-1].tolist()
+    lengths = torch.tensor([_geometric(coin) for coin in coins], dtype=torch.float64)
+    for n in range(4):
+        assert (lengths == n).double().mean().item() == pytest.approx(0.5 ** (n + 1), abs=2e-3)
 
 
 def test_density_integrates_to_one() -> None:

@@ -47,6 +47,20 @@ def test_elbo_is_the_flows_log_likelihood(
     assert wide.config.total_dims == dims + extra_dims
 
 
+@pytest.mark.parametrize("dims", [15, 17, 40])
+def test_the_promise_holds_in_many_dimensions(dims: int) -> None:
+    flow = make("residual", dims)
+    wide = vflow.VFlow.from_flow(flow, 2)
+    x = points(dims, 8)
+    truth = flow.log_prob(x)
+    torch.testing.assert_close(wide.elbo(x), truth, atol=1e-10, rtol=1e-12)
+    torch.testing.assert_close(wide.log_prob(x, samples=64), truth, atol=1e-10, rtol=1e-12)
+    rough = wide.estimate_elbo(x, generator=torch.Generator().manual_seed(0))
+    again = wide.estimate_elbo(x, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(rough, again)
+    assert not torch.allclose(rough, truth, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["glow", "residual"])
 def test_training_goes_on_without_a_jump(kind: str) -> None:
     flow = make(kind, 2)

@@ -14,11 +14,17 @@ from vflow.ops import actnorm_conv1x1, actnorm_conv1x1_inverse
 VARIANCE_EPSILON = 1e-8
 
 
+def has_spread(variance: Tensor, mean: Tensor) -> Tensor:
+    """Where a variance is more than the rounding of equal values around their mean."""
+    return variance > (8 * torch.finfo(mean.dtype).eps * mean).square()
+
+
 class ActNormConv1x1(Flow):
     """y = (x * scale + bias) W, with scale and bias per element (Ho et al., 2019).
 
     Called once by `vflow.models.initialization` on its first input, `data_init` makes every
-    element of x * scale + bias have mean 0 and standard deviation 1 over the batch.
+    element of x * scale + bias have mean 0 and standard deviation 1 over the batch; one that is the
+    same in all of it is shifted only.
 
     Args:
         shape: Shape of one example, [H, W, C] of a half or [D] of a vector.
@@ -38,8 +44,13 @@ class ActNormConv1x1(Flow):
     def data_init(self, x: Tensor, context: Tensor | None = None) -> None:
         """Set scale and bias from the batch x [B, *shape], B at least 2."""
         variance, mean = torch.var_mean(x, dim=0, correction=0)
-        self.scale.copy_(torch.rsqrt(variance + VARIANCE_EPSILON))
+        scale = torch.rsqrt(variance + VARIANCE_EPSILON)
+        self.scale.copy_(torch.where(has_spread(variance, mean), scale, 1))
         self.bias.copy_(-mean * self.scale)
+
+    def as_made(self) -> Tensor:
+        """Whether scale and bias are still the constructor's, as a bool []."""
+        return (self.scale == 1).all() & (self.bias == 0).all()
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x [B, *shape] -> y [B, *shape], logdet [B]."""

@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vflow.flows.base import Flow
+from vflow.flows.base import Compose, Flow
 from vflow.flows.embedding import Places
 from vflow.nets.lipschitz import LipschitzMLP
 
-EXACT_DIMS = 16
-"""Dimensions up to which the Jacobian is written out."""
 SURE_TERMS = 4
 """Terms of the series that every estimate has."""
 CONTINUE = 0.5
@@ -24,35 +22,64 @@ MAX_ITERATIONS = 2000
 class ResidualBlock(Flow):
     """y = x + g(x), where g has a Lipschitz constant below 1 (Behrmann et al., 2019).
 
-    The log-determinant is exact up to `exact_dims` dimensions, from the whole Jacobian I + J. Above
-    that it is the unbiased estimate of Residual Flows (Chen et al., 2019, Eq. 6): the series
-    sum_k (-1)^(k+1) / k tr(J^k), cut at a random length and weighted for it (Russian roulette),
-    with v^T J^k v in the place of the trace. Its noise comes from torch's global generator.
+    The log-determinant is exact, from the whole Jacobian I + J [B, D, D]. `estimate` has a random
+    one in its place, which costs a few products with J whatever D is.
 
     Args:
         net: The network g on vectors [B, D].
-        exact_dims: Largest D whose log-determinant is exact.
     """
 
-    def __init__(self, net: LipschitzMLP, exact_dims: int = EXACT_DIMS) -> None:
+    def __init__(self, net: LipschitzMLP) -> None:
         super().__init__()
         self.net = net
-        self.exact_dims = exact_dims
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x [B, D] -> y [B, D], logdet [B]."""
         residual, push = self.net.linearize(x)
-        batch, dims = x.shape
-        if dims > self.exact_dims:
-            return x + residual, self._estimate(x, push)
-        identity = torch.eye(dims, dtype=x.dtype, device=x.device)
-        # Row i is J e_i: the transpose of J, with the same determinant.
-        jacobian = identity + push(identity.expand(batch, dims, dims))
-        return x + residual, torch.linalg.slogdet(jacobian).logabsdet
+        return x + residual, torch.linalg.slogdet(_jacobian(x, push)).logabsdet
+
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """y [B, D] -> x [B, D], logdet [B]; the fixed point of x = y - g(x)."""
+        x = self._fixed_point(y)
+        if torch.is_grad_enabled():
+            x = self._with_gradient(x, y)
+        return x, -self.forward(x)[1]
+
+    def estimate(
+        self, x: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`forward` with a random, unbiased estimate of the log-determinant.
+
+        That of Residual Flows (Chen et al., 2019, Eq. 6): the series sum_k (-1)^(k+1) / k tr(J^k),
+        cut at a random length and weighted for it (Russian roulette), with v^T J^k v in the place
+        of the trace. Its exponential, or a maximum over draws of it, is biased upwards: it serves
+        training, not a bound.
+
+        Args:
+            x: [B, D].
+            generator: Where its noise is drawn from; the global one if None.
+
+        Returns:
+            y [B, D], the estimate [B] in nats.
+        """
+        residual, push = self.net.linearize(x)
+        device = generator.device if generator is not None else x.device
+        probe = torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
+        # Drawn on the CPU if nothing is said: the length of the loop is the host's to know.
+        host = generator.device if generator is not None else torch.device("cpu")
+        coin = torch.rand((), generator=generator, device=host, dtype=torch.float64)
+        further = _geometric(float(coin))
+        tangent = probe.unsqueeze(1)
+        total = x.new_zeros(len(x))
+        for k in range(1, SURE_TERMS + further + 1):
+            tangent = push(tangent)
+            reached = CONTINUE ** max(0, k - SURE_TERMS)
+            sign = 1 if k % 2 else -1
+            total = total + (sign / (k * reached)) * (probe.unsqueeze(1) * tangent).sum((1, 2))
+        return x + residual, total
 
     @torch.no_grad()
-    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """y [B, D] -> x [B, D], logdet [B]; the fixed point of x = y - g(x). No gradients flow."""
+    def _fixed_point(self, y: Tensor) -> Tensor:
         tolerance = 4 * torch.finfo(y.dtype).eps * max(1.0, y.abs().max().item())
         x = y
         for _ in range(MAX_ITERATIONS):
@@ -61,23 +88,60 @@ class ResidualBlock(Flow):
             x = following
             if not change > tolerance:  # NaN ends it too
                 break
-        return x, -self.forward(x)[1]
+        return x
 
-    @staticmethod
-    def _estimate(x: Tensor, push: Callable[[Tensor], Tensor]) -> Tensor:
-        probe = torch.randn_like(x).unsqueeze(1)
-        further = int(torch.distributions.Geometric(1 - CONTINUE).sample())
-        total = x.new_zeros(len(x))
-        tangent = probe
-        for k in range(1, SURE_TERMS + further + 1):
-            tangent = push(tangent)
-            reached = CONTINUE ** max(0, k - SURE_TERMS)
-            sign = 1 if k % 2 else -1
-            total = total + (sign / (k * reached)) * (probe * tangent).sum((1, 2))
-        return total
+    def _with_gradient(self, x: Tensor, y: Tensor) -> Tensor:
+        """The fixed point with its gradient, by one step of Newton's method from it.
+
+        dx = (I + J)^-1 (dy - dg): what the implicit function theorem says, to first order.
+        """
+        x = x.detach()
+        residual, push = self.net.linearize(x)
+        with torch.no_grad():
+            transposed = _jacobian(x, push)
+        missing = y - residual - x  # zero but for rounding; what counts is its gradient
+        return x + torch.linalg.solve(transposed.mT, missing)
 
     def embed(self, narrow: Any, places: Places) -> Places:
         """The network sees nothing of the extra channels and adds nothing to them."""
         net: Any = self.net
         net.embed(narrow.net, places, places, torch.zeros(1))
         return places
+
+
+def estimate(
+    flow: Compose, x: Tensor, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """`flow.forward`, with `ResidualBlock.estimate` in its residual blocks.
+
+    Args:
+        flow: Flows of vectors.
+        x: [B, D].
+        generator: Where the noise is drawn from; the global one if None.
+
+    Returns:
+        The latent [B, D], an unbiased estimate of the log-determinant [B] in nats.
+    """
+    total = x.new_zeros(len(x))
+    for layer in flow.flows:
+        if isinstance(layer, ResidualBlock):
+            x, logdet = layer.estimate(x, generator)
+        else:
+            x, logdet = layer(x, None)
+        total = total + logdet
+    return x, total
+
+
+def _jacobian(x: Tensor, push: Callable[[Tensor], Tensor]) -> Tensor:
+    """The transpose of I + J, [B, D, D], whose determinant is the same: row i is e_i + J e_i."""
+    batch, dims = x.shape
+    identity = torch.eye(dims, dtype=x.dtype, device=x.device)
+    return identity + push(identity.expand(batch, dims, dims))
+
+
+def _geometric(coin: float) -> int:
+    """Further terms, n with probability (1 - CONTINUE) CONTINUE^n, from a number in [0, 1)."""
+    further, reached = 0, CONTINUE
+    while coin < reached:
+        further, reached = further + 1, reached * CONTINUE
+    return further

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,8 +12,10 @@ from vflow.flows import Compose, Preprocess
 from vflow.models.checks import require_count, require_float, require_images
 from vflow.models.config import FlowPlusPlusConfig
 from vflow.models.dequantize import UniformDequantizer, VariationalDequantizer
-from vflow.models.initialization import data_dependent_init
+from vflow.models.initialization import as_made, initialize_together, warn_if_half_made
+from vflow.models.modes import evaluating
 from vflow.models.pretrained import Pretrained
+from vflow.models.spread import with_spread
 from vflow.models.steps import StepConfig, draw
 from vflow.nets import ContextNetwork, Trunk
 
@@ -29,7 +29,9 @@ class ImageFlow(Pretrained, nn.Module):
     Log-likelihoods are of the discrete images, in nats an image; bits/dim counts the data
     dimensions only. Noise may be given, or a `torch.Generator` to draw it from.
 
-    A model in training mode initialises itself on the first batch `elbo` sees.
+    A model in training mode initialises itself on the first batch `elbo` sees, if its parameters
+    are still those it was made with. In a process group every process has to come to its first
+    batch, then: all take the parameters that rank 0 finds from its own images.
     """
 
     weight_std: float
@@ -44,7 +46,7 @@ class ImageFlow(Pretrained, nn.Module):
         self.dims = config.in_channels * height * width
         self.register_buffer("_initialized", torch.tensor(False))
         self._is_initialized = False
-        self.register_load_state_dict_post_hook(_read_initialized)
+        self.register_load_state_dict_post_hook(_judge_again)
 
         self.preprocess = Preprocess()
         image_shape = (height, width, config.in_channels)
@@ -89,7 +91,7 @@ class ImageFlow(Pretrained, nn.Module):
         self._require_images(images)
         noise = self._noise(images, eps_u, eps_z, generator)
         if self.training and not self._is_initialized:
-            self.initialize(images, noise["eps_u"], noise.get("eps_z"))
+            self._meet_first_batch(images, noise)
         return self._elbo(images, **{k: _to_nhwc(v) for k, v in noise.items()})[1]
 
     def elbo(
@@ -158,7 +160,7 @@ class ImageFlow(Pretrained, nn.Module):
         if chunk is None:
             chunk = max(1, ROWS_AT_ONCE // images.shape[0])
         require_count("chunk", chunk)
-        with self._evaluating():
+        with evaluating(self):
             # float64, or the sum of thousands of terms near -7000 nats loses what S gains.
             total = torch.full(
                 images.shape[:1], -math.inf, dtype=torch.float64, device=images.device
@@ -228,7 +230,7 @@ class ImageFlow(Pretrained, nn.Module):
         """
         self._require_images(images)
         noise = self._noise(images, eps_u, eps_z, generator)
-        with self._evaluating():
+        with evaluating(self):
             return _to_nchw(self._elbo(images, **{k: _to_nhwc(v) for k, v in noise.items()})[0])
 
     @torch.no_grad()
@@ -249,7 +251,7 @@ class ImageFlow(Pretrained, nn.Module):
         height, width = self.config.image_size
         shape = (4 * self.config.total_channels, height // 2, width // 2)
         require_float("latent", latent, shape, like=self._parameter)
-        with self._evaluating():
+        with evaluating(self):
             x, _ = self._decode(_to_nhwc(latent))
             return _to_nchw(self.preprocess.inverse(x)[0])
 
@@ -274,7 +276,14 @@ class ImageFlow(Pretrained, nn.Module):
 
     @property
     def initialized(self) -> bool:
-        """Whether the parameters come from data-dependent initialisation, or were loaded."""
+        """Whether the parameters are others than those the model was made with.
+
+        So they are once they come from data-dependent initialisation, from training, from a file or
+        from an average over a training run: none of these is initialised again. Reading it may
+        wait for the device as long as it is False.
+        """
+        if not self._is_initialized and not self._initialized.is_meta:
+            self._is_initialized = bool(self._initialized) or not as_made(self)
         return self._is_initialized
 
     def mark_initialized(self) -> None:
@@ -288,19 +297,48 @@ class ImageFlow(Pretrained, nn.Module):
         eps_u: Tensor | None = None,
         eps_z: Tensor | None = None,
         generator: torch.Generator | None = None,
+        synchronize: bool = True,
     ) -> None:
         """Data-dependent initialisation, with dropout off (Ho et al., 2019).
 
-        Arguments and errors as for `elbo`; at least 2 images.
+        Elements that do not vary over the images are initialised from noise in their place.
+
+        Under `torch.distributed` every process has to call it, and all take the parameters that
+        rank 0 finds from its own images. It has to come before FSDP or another wrapper that shards
+        the parameters; before or after DistributedDataParallel.
+
+        Args:
+            images: uint8 [B, C, H, W], B at least 2.
+            eps_u: As for `elbo`.
+            eps_z: As for `elbo`.
+            generator: As for `elbo`.
+            synchronize: False initialises this process's model alone.
+
+        Raises:
+            ValueError: If an argument has the wrong type or shape, or the parameters are sharded.
         """
         self._require_images(images)
+        too_few = None
         if images.shape[0] < 2:
-            raise ValueError("images must be at least 2 to initialise from, got 1")
+            too_few = (
+                "images must be at least 2 to initialise from, got 1: call initialize(images) with "
+                "more before the first batch"
+            )
         noise = self._noise(images, eps_u, eps_z, generator)
         nhwc = {name: _to_nhwc(value) for name, value in noise.items()}
-        with self._evaluating():
-            data_dependent_init(self, lambda: self._elbo(images, **nhwc))
+        initialize_together(
+            self, lambda: self._elbo(with_spread(images), **nhwc), too_few, synchronize
+        )
         self.mark_initialized()
+
+    @torch.compiler.disable
+    def _meet_first_batch(self, images: Tensor, noise: dict[str, Tensor]) -> None:
+        """Initialise, unless the parameters come from somewhere already."""
+        if self.initialized:
+            warn_if_half_made(self)
+            self.mark_initialized()
+        elif not self._initialized.is_meta:
+            self.initialize(images, noise["eps_u"], noise.get("eps_z"))
 
     def set_precision(self, precision: str) -> None:
         """Run the couplings' networks under autocast; all else stays as the parameters are.
@@ -333,16 +371,6 @@ class ImageFlow(Pretrained, nn.Module):
     @property
     def _parameter(self) -> Tensor:
         return next(self.parameters())
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Dropout off within."""
-        training = self.training
-        self.eval()
-        try:
-            yield
-        finally:
-            self.train(training)
 
     def _noise_channels(self) -> dict[str, int]:  # a property's super() cannot be compiled
         return {"eps_u": self.config.in_channels}
@@ -380,6 +408,6 @@ def _to_nchw(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2)
 
 
-def _read_initialized(model: Any, _: object) -> None:
-    # A Python flag beside the buffer: reading the buffer would wait for the GPU at every step.
-    model._is_initialized = bool(model._initialized)
+def _judge_again(model: Any, _: object) -> None:
+    # What is known is kept beside the buffer: to ask the device at every step would be to wait.
+    model._is_initialized = False

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from vflow.flows import Compose
 from vflow.models.checks import require_count, require_float
-from vflow.models.initialization import data_dependent_init
+from vflow.models.initialization import initialize_together
 from vflow.models.pretrained import Pretrained
+from vflow.models.spread import vectors_with_spread
 from vflow.models.steps import draw, normal_log_prob
 
 
@@ -73,12 +74,21 @@ class VectorFlow(Pretrained, nn.Module):
         eps = temperature * draw((n, self.dims), self._parameter, generator)
         return self.decode(eps, context)[0]
 
-    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        """Data-dependent initialisation of every ActNorm from x [B, D], B at least 2."""
+    def initialize(
+        self, x: Tensor, context: Tensor | None = None, synchronize: bool = True
+    ) -> None:
+        """Data-dependent initialisation of every ActNorm from x [B, D], B at least 2.
+
+        Under `torch.distributed` every process has to call it, and all take the parameters that
+        rank 0 finds from its own x, unless `synchronize` is False.
+        """
         self._require("x", x, context)
+        too_few = None
         if len(x) < 2:
-            raise ValueError("x must have at least 2 rows to initialise from, got 1")
-        data_dependent_init(self, lambda: self.flow(x, context))
+            too_few = "x must have at least 2 rows to initialise from, got 1"
+        initialize_together(
+            self, lambda: self.flow(vectors_with_spread(x), context), too_few, synchronize
+        )
 
     @property
     def _parameter(self) -> Tensor:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from vflow.flows.residual import estimate
 from vflow.models.checks import require_count, require_float
 from vflow.models.config import require_choice, require_int, require_slope
 from vflow.models.glow import NEGATIVE_SLOPE, glow_flow
-from vflow.models.initialization import data_dependent_init
+from vflow.models.initialization import initialize_together
 from vflow.models.pretrained import Pretrained
 from vflow.models.residual_flow import COEFFICIENT, require_coefficient, residual_flow
+from vflow.models.spread import vectors_with_spread
 from vflow.models.steps import draw, normal_log_prob
 
 FLOWS = ("glow", "residual")
@@ -120,6 +122,29 @@ class VectorVFlow(Pretrained, nn.Module):
         """
         return self.forward(x, eps_z, generator)
 
+    def estimate_elbo(
+        self, x: Tensor, eps_z: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """`elbo` with random, unbiased estimates of the log-determinants of residual blocks.
+
+        A loss for many dimensions, where the exact one is dear; no lower bound of a single point,
+        and not for importance sampling, which it would bias upwards.
+
+        Args:
+            x: [B, Dx].
+            eps_z: Noise of q(z|x), [B, Dz]; drawn if None.
+            generator: Where all noise is drawn from; the global one if None.
+
+        Returns:
+            [B], nats; for flow="glow" the ELBO.
+
+        Raises:
+            ValueError: If an argument has the wrong type or shape.
+        """
+        xz, log_q = self._join(x, eps_z, generator)
+        latent, logdet = estimate(self.flow, xz, generator)
+        return normal_log_prob(latent) + logdet - log_q
+
     @torch.no_grad()
     def log_prob(
         self,
@@ -160,12 +185,8 @@ class VectorVFlow(Pretrained, nn.Module):
         self, x: Tensor, eps_z: Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """x [B, Dx] -> the latent [B, D] under drawn or given noise, the ELBO [B] in nats."""
-        self._require("x", x, self.config.dims)
-        if eps_z is None:
-            eps_z = draw((len(x), self.config.extra_dims), self._parameter, generator)
-        self._require("eps_z", eps_z, self.config.extra_dims, len(x))
-        z, log_q = self.sample_posterior(x, eps_z)
-        latent, logdet = self.flow(torch.cat([x, z], dim=-1))
+        xz, log_q = self._join(x, eps_z, generator)
+        latent, logdet = self.flow(xz)
         return latent, normal_log_prob(latent) + logdet - log_q
 
     def sample_posterior(self, x: Tensor, eps_z: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,12 +212,35 @@ class VectorVFlow(Pretrained, nn.Module):
         latent = temperature * draw((n, self.config.total_dims), self._parameter, generator)
         return self.decode(latent)[0]
 
-    def initialize(self, x: Tensor, generator: torch.Generator | None = None) -> None:
-        """Data-dependent initialisation of every ActNorm from x [B, Dx], B at least 2."""
+    def initialize(
+        self, x: Tensor, generator: torch.Generator | None = None, synchronize: bool = True
+    ) -> None:
+        """Data-dependent initialisation of every ActNorm from x [B, Dx], B at least 2.
+
+        Under `torch.distributed` every process has to call it, and all take the parameters that
+        rank 0 finds from its own x, unless `synchronize` is False.
+        """
         self._require("x", x, self.config.dims)
+        too_few = None
         if len(x) < 2:
-            raise ValueError("x must have at least 2 rows to initialise from, got 1")
-        data_dependent_init(self, lambda: self.elbo(x, generator=generator))
+            too_few = "x must have at least 2 rows to initialise from, got 1"
+        initialize_together(
+            self,
+            lambda: self.elbo(vectors_with_spread(x), generator=generator),
+            too_few,
+            synchronize,
+        )
+
+    def _join(
+        self, x: Tensor, eps_z: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """(x, z) [B, D] and log q(z|x) [B], under drawn or given noise."""
+        self._require("x", x, self.config.dims)
+        if eps_z is None:
+            eps_z = draw((len(x), self.config.extra_dims), self._parameter, generator)
+        self._require("eps_z", eps_z, self.config.extra_dims, len(x))
+        z, log_q = self.sample_posterior(x, eps_z)
+        return torch.cat([x, z], dim=-1), log_q
 
     @property
     def _parameter(self) -> Tensor:

@@ -32,9 +32,15 @@ class DataInitialized(nn.Module):
         """Rescale so that the output on `x` has mean 0 and std `init_scale` in every channel."""
         y = self.forward(x)
         variance, mean = torch.var_mean(y, dim=tuple(range(y.ndim - 1)), correction=0)
-        scale = self.init_scale * torch.rsqrt(variance + VARIANCE_EPSILON)
+        inverse = torch.rsqrt(variance + VARIANCE_EPSILON)
+        # A channel that is the same everywhere has nothing to be scaled by.
+        scale = self.init_scale * torch.where(variance > VARIANCE_EPSILON, inverse, 1)
         self.bias.sub_(mean).mul_(scale)
         self.weight.mul_(scale.view(-1, *(1,) * (self.weight.ndim - 1)))
+
+    def as_made(self) -> Tensor:
+        """Whether the bias is still the constructor's, as a bool []."""
+        return (self.bias == 0).all()
 
 
 class Conv3x3(DataInitialized):
