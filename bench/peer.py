@@ -17,14 +17,14 @@ from typing import Any
 import torch
 
 from bench.workloads import Workload
-from vflow.models import FlowPlusPlusConfig
+from vflow.models import ModelConfig
 
 ATTENTION = Path("models", "flowplusplus", "nn.py")
 IN_PLACE = "q *= key_depth_per_head ** -0.5"
 OUT_OF_PLACE = "q = q * key_depth_per_head ** -0.5"
 
 
-def load_peer(checkout: Path, config: FlowPlusPlusConfig) -> Any:
+def load_peer(checkout: Path, config: ModelConfig) -> Any:
     """The peer's model at the widths of a config, in training mode.
 
     Raises:

@@ -129,6 +129,16 @@ def read_fields(options: type, fields: Any, where: str, path: str) -> Any:
         raise FieldError(where, path, str(error)) from error
 
 
+def leaves(tree: Any, path: str) -> dict[str, Any]:
+    """The values in a tree by their paths: {"model.flow.filters": 96, ...}."""
+    if not isinstance(tree, Mapping):
+        return {path: tree}
+    found = {}
+    for name, value in tree.items():
+        found.update(leaves(value, f"{path}.{name}"))
+    return found
+
+
 def to_tree(value: Any) -> Any:
     """A config as JSON has it: objects with their kinds, lists for tuples."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

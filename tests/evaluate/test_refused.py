@@ -123,14 +123,17 @@ def break_model(folder: Path, kind: str) -> str:
         config.write_text("[1, 2]")
         return r"config\.json must be a JSON object"
     if kind == "unknown class":
-        config.write_text(config.read_text().replace('"VFlow"', '"VGG"'))
+        config.write_text('{"model": "VGG", "filters": 8}')
         return r"config\.json must name a model of .*, got 'VGG'"
+    if kind == "unknown kind":
+        config.write_text(config.read_text().replace('"flowpp"', '"VGG"'))
+        return r"config\.json: flow: flow kind must be one of .*, got 'VGG'"
     if kind == "unknown field":
         config.write_text(config.read_text().replace('"filters"', '"filtres"'))
         return r"filtres"
     if kind == "value out of range":
         config.write_text(config.read_text().replace('"heads": 2', '"heads": 0'))
-        return r"config\.json: heads must be an integer of at least 1, got 0"
+        return r"config\.json: .*heads must be an integer of at least 1, got 0"
     if kind == "weights of another size":
         config.write_text(config.read_text().replace('"blocks": 1', '"blocks": 2', 1))
         return r"model\.safetensors must hold the tensors of its config"
@@ -154,7 +157,13 @@ def break_model(folder: Path, kind: str) -> str:
     "kind",
     [
         *("no config", "no weights", "torch weights instead", "corrupt config", "vectors"),
-        *("config of something else", "unknown class", "unknown field", "value out of range"),
+        *(
+            "config of something else",
+            "unknown class",
+            "unknown kind",
+            "unknown field",
+            "value out of range",
+        ),
         *("weights of another size", "truncated weights", "empty weights", "pickle"),
     ],
 )

@@ -112,11 +112,15 @@ def test_the_embedding_shares_no_memory_and_can_be_saved(tmp_path) -> None:
         ),
         (
             lambda: vflow.VFlow.from_flow(vflow.create_model("vflow-tiny"), 1),
-            "squash to [0.05, 0.95] cannot be the identity",
+            "flow must be a model without extra dimensions, got a VFlow",
         ),
         (
-            lambda: vflow.VFlow.from_flow(vflow.create_model("flowpp-tiny"), 1),
-            "got a FlowPlusPlus of images",
+            lambda: vflow.VFlow.from_flow(vflow.create_model("flowpp-tiny", squash=True), 1),
+            "layer 2: MixLogisticCoupling with the squash of the CDF to [0.05, 0.95] is the",
+        ),
+        (
+            lambda: vflow.VFlow.from_flow(vflow.create_model("flowpp-tiny"), 1, 1),
+            "posterior_steps must be 0 for images, got 1",
         ),
         (lambda: vflow.VFlow.from_flow(torch.nn.Linear(2, 2), 1), "got Linear"),
     ],

@@ -69,10 +69,10 @@ def test_posterior(case: tuple[ImageFlow, dict[str, np.ndarray]]) -> None:
     pixels = golden.seeded_images(BATCH).permute(0, 2, 3, 1).double()
     u, _ = model.dequantizer(pixels, given["eps_u"])
     x, _ = model.preprocess(pixels + u)
-    z, log_q = model._sample_posterior(x, given["eps_z"])
+    z, log_q = model.posterior(x, given["eps_z"])
     golden.assert_close(z, arrays["out/z"][0], "z")
     golden.assert_close(log_q, arrays["out/logq_z"], "logq_z")
-    _, log_p = model._encode(x, given["eps_z"])
+    _, log_p = model.density.density.encode(x, eps_z=given["eps_z"])
     golden.assert_close(log_p + log_q, arrays["out/logp_xz"], "logp_xz")
 
 
@@ -105,10 +105,11 @@ def test_inverse(case: tuple[ImageFlow, dict[str, np.ndarray]]) -> None:
     height, width = model.config.image_size
     # The authors reshape VFlow's latent row by row: a plain reshape, not space to depth.
     latent = golden.tensor(arrays["inverse/latent"]).reshape(1, height // 2, width // 2, -1)
-    x, z = model._decode(latent)
+    x = model.density.density.decode(latent)
     pixels, _ = model.preprocess.inverse(x)
     golden.assert_close(pixels, arrays["inverse/x"], "x")
     if isinstance(model, VFlow):
+        _, z = model.density.density.decode_both(latent)
         golden.assert_close(z, arrays["inverse/z"], "z")
     else:
         assert isinstance(model, FlowPlusPlus)

@@ -42,7 +42,7 @@ def test_so_it_does_when_a_call_fails(monkeypatch) -> None:
     model = vflow.create_model("vflow-tiny").train()
     model.posterior.eval()
     before = modes(model)
-    monkeypatch.setattr(model, "_decode", lambda latent: 1 / 0)
+    monkeypatch.setattr(model.density, "decode", lambda latent: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         model.sample(2)
     assert modes(model) == before

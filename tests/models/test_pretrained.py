@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import vflow
+from tests import unmoved
 from vflow.models import Glow, GlowConfig, VectorVFlow, VectorVFlowConfig, load_model
 
 
@@ -59,11 +60,26 @@ def test_precision_is_kept(tmp_path: Path) -> None:
     assert not loaded.initialized
 
 
-def edit_config(**changes: object) -> Callable[[Path], None]:
+def edit_config(path: str, value: object) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text())
-        config.update(changes)
+        *parents, last = path.split(".")
+        node = config
+        for name in parents:
+            node = node[name]
+        node[last] = value
         (folder / "config.json").write_text(json.dumps(config))
+
+    return damage
+
+
+def edit_old_config(**changes: object) -> Callable[[Path], None]:
+    """The same model's config as it was saved before configs were trees, with changes."""
+
+    def damage(folder: Path) -> None:
+        saved = json.loads((unmoved.FOLDER / "models.json").read_text())["models"]["vflow"]
+        config = {**saved["config"], "filters": 8, "image_size": [16, 16], "components": 4}
+        (folder / "config.json").write_text(json.dumps({**config, **changes}))
 
     return damage
 
@@ -85,7 +101,7 @@ def drop_tensor(folder: Path) -> None:
 
 def poison(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
-    tensors["flow.flows.1.first.weight"].fill_(float("nan"))
+    tensors["density.density.density.flow.flows.1.first.weight"].fill_(float("nan"))
     save_file(tensors, folder / "model.safetensors")
 
 
@@ -95,11 +111,30 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "config is no JSON": (write("config.json", b"{"), "must be a JSON file"),
     "config is binary": (write("config.json", b"\xff\xfe"), "must be a JSON file"),
     "config is a list": (write("config.json", b"[]"), "must be a JSON object"),
-    "unknown class": (edit_config(model="RealNVP"), "must name a model of FlowPlusPlus, VFlow"),
-    "unknown field": (edit_config(colour=1), "must have just the fields of VFlowConfig: colour"),
-    "bad field": (edit_config(filters=7), "filters must be a multiple of heads"),
-    "bad type": (edit_config(full_stages=3), "config.json"),
-    "another size": (edit_config(filters=16), "must hold the tensors of its config"),
+    "no format": (
+        write("config.json", b"{}"),
+        'must have a "format" or a "model", and has',
+    ),
+    "a later format": (edit_config("format", 3), "must be of format 2 or older, got 3"),
+    "unknown kind": (edit_config("flow.kind", "flopp"), "did you mean flowpp?"),
+    "no kind": (edit_config("dequantize", {}), 'dequantize: must be an object with a "kind"'),
+    "unknown part": (edit_config("colour", 1), "augment, data, dequantize, flow, format: colour d"),
+    "unknown field": (edit_config("flow.colour", 1), "the fields of FlowppSpec: colour differ"),
+    "bad field": (edit_config("flow.filters", 7), "flow: filters must be a multiple of heads"),
+    "bad type": (edit_config("flow.scales", 3), "scales must hold the stages of at least one"),
+    "bad shape": (edit_config("data.shape", [3, 16]), "shape must be [C, H, W] or [D]"),
+    "bad data": (edit_config("data", 3), 'data: must be {"shape": [...]}, got 3'),
+    "bad augment": (edit_config("augment", 3), "augment: must be an object, got 3"),
+    "bad posterior": (edit_config("augment.posterior", 3), "augment.posterior: must be an object"),
+    "another size": (edit_config("flow.filters", 16), "must hold the tensors of its config"),
+    "old, unknown class": (
+        edit_old_config(model="RealNVP"),
+        "must name a model of FlowPlusPlus",
+    ),
+    "old, unknown field": (edit_old_config(colour=1), "the fields of VFlowConfig: colour differ"),
+    "old, bad field": (edit_old_config(filters=7), "filters must be a multiple of heads"),
+    "old, bad type": (edit_old_config(full_stages=3), "config.json"),
+    "old, another size": (edit_old_config(filters=16), "must hold the tensors of its config"),
     "truncated": (truncate, "must be a whole safetensors file"),
     "empty file": (write("model.safetensors", b""), "must be a whole safetensors file"),
     "pickle": (
@@ -157,7 +192,7 @@ def test_vector_models_saved_before_the_leaky_relu_keep_theirs(config, tmp_path:
             parameter.add_(0.3 * torch.randn_like(parameter))
     model.save_pretrained(tmp_path)
     path = tmp_path / "config.json"
-    fields = json.loads(path.read_text())
+    fields = {"model": type(model).__name__, **dataclasses.asdict(config)}
     del fields["negative_slope"]
     path.write_text(json.dumps(fields))
     x, loaded = torch.randn(5, 2), load_model(tmp_path)

@@ -33,7 +33,7 @@ BAD_FLAGS = [
     ("--model.heads 7", "filters must be a multiple of heads, got filters 96 and heads 7"),
     ("--model.image-size 30", "image_size must have a height and width divisible by 4, got 30x30"),
     ("--model.dropout 1.0", "dropout must be a number in [0, 1), got 1.0"),
-    ("--preset flowpp-tiny --model.extra-dims 1", "extra_dims must be left out for flowpp-tiny"),
+    ("--preset flowpp-tiny --model.posterior-blocks 1", "must be left out for flowpp-tiny"),
     ("--optim.lr 0", "optim.lr must be a number above 0, got 0.0"),
     ("--optim.lr nan", "optim.lr must be a number above 0, got nan"),
     ("--optim.warmup -1", "optim.warmup must be an integer of at least 0, got -1"),

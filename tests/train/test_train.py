@@ -153,7 +153,7 @@ def test_torn_metrics_and_leftovers_are_cleared(make_config, whole_run, fingerpr
         ({"optim": OptimConfig(warmup=5, ema=0.9)}, "optim.warmup 4, got optim.warmup 5"),
         (
             {"model": ModelOverrides(filters=8, components=2)},
-            "model.filters 4, model.dropout 0.1, got model.filters 8, model.dropout 0.0",
+            "model.flow.filters 4",
         ),
         ({"steps": 11}, "steps must be at least the 12 the run has taken, got 11"),
     ],

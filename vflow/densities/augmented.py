@@ -20,14 +20,24 @@ class Augmented(Density):
         posterior: q(z|x), which gives (z, log q(z|x)) for (x, eps).
         extra: Extra channels (or dimensions of a vector) Dz.
         dim: The dimension, batch included, along which z is joined to x.
+        posterior_first: Whether q's parameters come before p's, as in the authors' image models.
     """
 
+    posterior: ConditionalDensity
+    density: Density
+
     def __init__(
-        self, density: Density, posterior: ConditionalDensity, extra: int, dim: int = -1
+        self,
+        density: Density,
+        posterior: ConditionalDensity,
+        extra: int,
+        dim: int = -1,
+        posterior_first: bool = False,
     ) -> None:
         super().__init__()
-        self.posterior = posterior
-        self.density = density
+        parts = {"density": density, "posterior": posterior}
+        for name in sorted(parts, reverse=posterior_first):
+            self.add_module(name, parts[name])
         self.extra = extra
         self.dim = dim
 

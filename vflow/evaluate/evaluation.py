@@ -11,13 +11,12 @@ the kind of device, whose random numbers differ.)
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import platform
 import re
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -256,7 +255,7 @@ class _Evaluation:
             "precision": config.precision,
             "device": self.model.device.type,
             "processes": self.ranks.size,
-            "config": json.loads(json.dumps(asdict(self.model.config))),
+            "config": self.model.config.to_tree(),
             "versions": _versions(),
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import tempfile
 from pathlib import Path
@@ -12,9 +11,10 @@ import torch
 from tqdm import tqdm
 
 from vflow.data import load_images
-from vflow.models import FlowPlusPlus, ImageFlow, VFlow, VFlowConfig, load_model, model_config
+from vflow.models import ImageFlow, load_model, make_model
 from vflow.models.config import require_int
 from vflow.models.pretrained import WEIGHTS_NAME
+from vflow.models.tree import config_of_run
 from vflow.train.checkpoint import newest_checkpoint
 from vflow.train.config import MAX_SEED
 
@@ -123,15 +123,7 @@ def _open_checkpoint(folder: Path) -> ImageFlow:
         raise FileNotFoundError(
             f"{folder} must hold a finished model or a checkpoint, but the run has made none yet"
         )
-    model = _make_model(checkpoint.state["fixed"])
+    model: ImageFlow = make_model(config_of_run(checkpoint.state["fixed"], str(checkpoint.path)))
     model.load_state_dict(checkpoint.tensors("ema"))
     model.mark_initialized()
     return model.eval()
-
-
-def _make_model(fixed: dict[str, Any]) -> ImageFlow:
-    """The model of a run, from what its checkpoints say it must keep."""
-    config_class = type(model_config(fixed["preset"]))
-    names = [field.name for field in dataclasses.fields(config_class)]
-    config = config_class(**{name: fixed[f"model.{name}"] for name in names})
-    return VFlow(config) if isinstance(config, VFlowConfig) else FlowPlusPlus(config)

@@ -110,7 +110,7 @@ class ResidualBlock(Flow):
 
 
 def estimate(
-    flow: Compose, x: Tensor, generator: torch.Generator | None = None
+    flow: Flow, x: Tensor, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
     """`flow.forward`, with `ResidualBlock.estimate` in its residual blocks.
 
@@ -122,6 +122,7 @@ def estimate(
     Returns:
         The latent [B, D], an unbiased estimate of the log-determinant [B] in nats.
     """
+    assert isinstance(flow, Compose)
     total = x.new_zeros(len(x))
     for layer in flow.flows:
         if isinstance(layer, ResidualBlock):

@@ -130,16 +130,15 @@ def renaming(tree: Mapping[str, Any]) -> Callable[[str], str]:
     Args:
         tree: The model's config.
     """
-    image, augmented = tree["dequantize"] is not None, tree["augment"] is not None
-    prefixes = {}
-    if image:
-        prefixes["flow."] = "density.density.flow." if augmented else "density.flow."
-        prefixes["posterior.conditional.flow."] = "density.posterior.flow."
-        prefixes["posterior."] = "density.posterior."
-        prefixes["dequantizer.conditional."] = "dequantizer."
-    elif augmented:
-        prefixes["flow."] = "density.flow."
-        prefixes["posterior.flows."] = "posterior.flow.flows."
+    outer = "density." if tree["dequantize"] is None else "density.density."
+    prefixes = {
+        "flow.": f"{outer}flow." if tree["augment"] is None else f"{outer}density.flow.",
+        "posterior.conditional.flow.": f"{outer}posterior.flow.",
+        "posterior.context.": f"{outer}posterior.context.",
+        "posterior.flows.": f"{outer}posterior.flow.flows.",
+        "dequantizer.conditional.": "density.dequantizer.",
+        "dequantizer.": "density.dequantizer.",
+    }
 
     def rename(name: str) -> str:
         for old, new in prefixes.items():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
 from vflow.models.augment import augment
+from vflow.models.classes import class_of, make_model
 from vflow.models.config import FlowPlusPlusConfig, VFlowConfig
 from vflow.models.flowpp import FlowPlusPlus
 from vflow.models.glow import Glow, GlowConfig
@@ -22,43 +23,41 @@ from vflow.models.presets import (
 from vflow.models.pretrained import locate, read_config
 from vflow.models.residual_flow import ResidualFlow, ResidualFlowConfig
 from vflow.models.tf32 import tf32
+from vflow.models.tree import AugmentConfig, ModelConfig
+from vflow.models.vector_flow import VectorFlow
 from vflow.models.vector_vflow import VectorVFlow, VectorVFlowConfig
 from vflow.models.vflow import VFlow
 
 __all__ = [
     "OVERRIDES",
+    "AugmentConfig",
     "FlowPlusPlus",
     "FlowPlusPlusConfig",
     "Glow",
     "GlowConfig",
     "ImageFlow",
+    "ModelConfig",
     "ResidualFlow",
     "ResidualFlowConfig",
     "VFlow",
     "VFlowConfig",
+    "VectorFlow",
     "VectorVFlow",
     "VectorVFlowConfig",
     "augment",
+    "class_of",
     "create_model",
     "describe_model",
     "list_models",
     "load_model",
+    "make_model",
     "model_config",
     "tf32",
 ]
 
-VectorModel: TypeAlias = Glow | ResidualFlow | VectorVFlow
-_CLASSES: dict[str, Any] = {
-    "FlowPlusPlus": FlowPlusPlus,
-    "VFlow": VFlow,
-    "Glow": Glow,
-    "ResidualFlow": ResidualFlow,
-    "VectorVFlow": VectorVFlow,
-}
 
-
-def load_model(path: str | Path, device: str | torch.device = "cpu") -> ImageFlow | VectorModel:
-    """Load a saved model of whatever class its config.json names.
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> Any:
+    """Load a saved model of whatever class its config.json tells.
 
     Args:
         path: A folder, or a repository id on the Hugging Face Hub.
@@ -66,10 +65,8 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> ImageFlo
 
     Raises:
         FileNotFoundError: If there is no such folder or repository, or a file is missing.
-        ValueError: If a file is damaged, a pickle, or of an unknown class.
+        ValueError: If a file is damaged, a pickle, or of an unknown kind.
     """
     config_path, _ = locate(path)
-    name, _ = read_config(config_path)
-    if name not in _CLASSES:
-        raise ValueError(f"{config_path} must name a model of {', '.join(_CLASSES)}, got {name!r}")
-    return _CLASSES[name].from_pretrained(path, device=device)
+    found: Any = class_of(read_config(config_path))
+    return found.from_pretrained(path, device=device)

@@ -1,4 +1,4 @@
-"""What a model is made of: frozen dataclasses that check themselves."""
+"""Flow++ and VFlow in the papers' terms: flat shorthands for a `ModelConfig`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from vflow.fields import (
     require_slope,
 )
 from vflow.flows.elementwise import PIXEL_VALUES
+from vflow.models.tree import ModelConfig, from_flat
 
 __all__ = [
     "FlowPlusPlusConfig",
@@ -69,6 +70,10 @@ class FlowPlusPlusConfig:
     def total_channels(self) -> int:
         """Channels of the flow: the data's and the extra ones."""
         return self.in_channels
+
+    def to_model_config(self) -> ModelConfig:
+        """The config as a tree."""
+        return from_flat("FlowPlusPlus", self)
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -132,6 +137,10 @@ class VFlowConfig(FlowPlusPlusConfig):
     def total_channels(self) -> int:
         """Channels of the flow: the data's and the extra ones."""
         return self.in_channels + self.extra_dims
+
+    def to_model_config(self) -> ModelConfig:
+        """The config as a tree."""
+        return from_flat("VFlow", self)
 
     def __post_init__(self) -> None:
         """Check every field.

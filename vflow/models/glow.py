@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from vflow.flows import ActNormConv1x1, AffineCoupling, ChannelSplit, Compose, Flow, Inverse
-from vflow.models.config import require_int, require_slope
-from vflow.models.steps import draw, normal_log_prob
+from vflow.densities import Normal, normal_log_prob
+from vflow.fields import require_int, require_slope
+from vflow.models.builders.vectors import NEGATIVE_SLOPE
+from vflow.models.tree import ModelConfig, from_flat
 from vflow.models.vector_flow import VectorFlow
-from vflow.nets import MLP
-
-LOG_SCALE_BOUND = 4.0
-NEGATIVE_SLOPE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,55 +43,15 @@ class GlowConfig:
         if self.dims == 1 and self.context_dims == 0:
             raise ValueError("dims must be at least 2 without a context, got 1")
 
-
-def glow_flow(
-    dims: int,
-    steps: int,
-    *,
-    context_dims: int = 0,
-    hidden: int,
-    layers: int,
-    negative_slope: float = NEGATIVE_SLOPE,
-) -> Compose:
-    """Steps of ActNorm, linear layer and affine coupling on vectors [B, D].
-
-    The linear layers start as random rotations (Kingma & Dhariwal, 2018): it is they that give
-    the next coupling other halves, and near the identity all couplings would move the same one.
-    """
-    kept = dims // 2
-    flows: list[Flow] = []
-    for _ in range(steps):
-        linear = ActNormConv1x1((dims,))
-        nn.init.orthogonal_(linear.weight)
-        net = MLP(
-            kept + context_dims,
-            2 * (dims - kept),
-            hidden=hidden,
-            layers=layers,
-            negative_slope=negative_slope,
-        )
-        split = ChannelSplit(kept)
-        flows += [linear, split, AffineCoupling(net, bound=LOG_SCALE_BOUND), Inverse(split)]
-    return Compose(flows)
+    def to_model_config(self) -> ModelConfig:
+        """The config as a tree."""
+        return from_flat("Glow", self)
 
 
 class Glow(VectorFlow):
     """Glow on R^D, or, given a context, a conditional one: it serves as q(z|x) too."""
 
     config_class = GlowConfig
-    config: GlowConfig
-
-    def __init__(self, config: GlowConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.flow = glow_flow(
-            config.dims,
-            config.steps,
-            context_dims=config.context_dims,
-            hidden=config.hidden,
-            layers=config.layers,
-            negative_slope=config.negative_slope,
-        )
 
     def rsample(
         self, context: Tensor | None = None, eps: Tensor | None = None
@@ -111,6 +68,6 @@ class Glow(VectorFlow):
         if eps is None:
             if context is None:
                 raise ValueError("eps must be given where there is no context, got None for both")
-            eps = draw((len(context), self.config.dims), self._parameter, None)
+            eps = Normal().draw((len(context), self.dims), self._parameter)
         x, logdet = self.decode(eps, context)
         return x, normal_log_prob(eps) - logdet

@@ -1,22 +1,26 @@
-"""What Flow++ and VFlow share: the public API of an image model."""
+"""The public API of an image model: a `Dequantized` density, NCHW outside, its checks and modes."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vflow.flows import Compose, Preprocess
+from vflow.densities import ConditionalDensity, Dequantized, log_mean_exp
+from vflow.densities.modes import evaluating
+from vflow.flows import Flow, Preprocess
 from vflow.models.checks import require_count, require_float, require_images
-from vflow.models.config import FlowPlusPlusConfig
-from vflow.models.dequantize import UniformDequantizer, VariationalDequantizer
-from vflow.models.initialization import as_made, initialize_together, warn_if_half_made
-from vflow.models.modes import evaluating
-from vflow.models.pretrained import Pretrained
+from vflow.models.initialization import (
+    as_made,
+    initialize_together,
+    warn_if_half_made,
+)
+from vflow.models.pretrained import Pretrained, take_old_names
 from vflow.models.spread import with_spread
-from vflow.models.steps import StepConfig, draw
+from vflow.models.tree import as_model_config, build
 from vflow.nets import ContextNetwork, Trunk
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
@@ -34,49 +38,47 @@ class ImageFlow(Pretrained, nn.Module):
     batch, then: all take the parameters that rank 0 finds from its own images.
     """
 
-    weight_std: float
-    flow: Compose
+    density: Dequantized
     _initialized: Tensor
 
-    def __init__(self, config: FlowPlusPlusConfig) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__()
-        self.config = config
-        height, width = config.image_size
-        self.data_shape = (config.in_channels, height, width)
-        self.dims = config.in_channels * height * width
+        self.config = as_model_config(config)
+        self.register_load_state_dict_pre_hook(take_old_names)
+        if not self.config.is_image:
+            raise ValueError(f"config must be of images, got data of shape {self.config.shape}")
+        self.data_shape = self.config.shape
+        self.dims = math.prod(self.data_shape)
         self.register_buffer("_initialized", torch.tensor(False))
         self._is_initialized = False
         self.register_load_state_dict_post_hook(_judge_again)
+        density, dequantizer = build(self.config)
+        assert dequantizer is not None
+        self.density = Dequantized(density, dequantizer)
 
-        self.preprocess = Preprocess()
-        image_shape = (height, width, config.in_channels)
-        self.dequantizer: VariationalDequantizer | UniformDequantizer
-        if config.dequantizer == "flow":
-            steps = StepConfig.of(
-                config,
-                config.dequantizer_blocks,
-                config.attention,
-                self.weight_std,
-                has_context=True,
-            )
-            self.dequantizer = VariationalDequantizer(image_shape, steps)
-        else:
-            self.dequantizer = UniformDequantizer()
+    # Its parts
 
-    # What a subclass defines
+    @property
+    def dequantizer(self) -> ConditionalDensity:
+        """r(u|x)."""
+        return self.density.dequantizer
 
-    def _draw_noise_nhwc(self, batch: int, generator: torch.Generator | None) -> dict[str, Tensor]:
-        height, width = self.config.image_size
-        shape = (batch, height, width, self.config.in_channels)
-        return {"eps_u": self.dequantizer.draw(shape, self._parameter, generator)}
+    @property
+    def preprocess(self) -> Preprocess:
+        """From [0, 256) to the real line."""
+        return self.density.preprocess
 
-    def _encode(self, x: Tensor, eps_z: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Preprocessed x [B, H, W, C] -> latent, log p(x, z) - log q(z|x) [B]."""
-        raise NotImplementedError
+    @property
+    def posterior(self) -> ConditionalDensity:
+        """q(z|x), of a model with extra dimensions."""
+        density: Any = self.density.density
+        return density.posterior
 
-    def _decode(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Latent [B, H/2, W/2, 4C'] -> preprocessed x [B, H, W, C], z [B, H, W, Dz]."""
-        raise NotImplementedError
+    @property
+    def flow(self) -> Flow:
+        """The transform of x and z together."""
+        density: Any = self.density.density
+        return density.flow if self.config.augment is None else density.density.flow
 
     # Likelihood
 
@@ -123,11 +125,8 @@ class ImageFlow(Pretrained, nn.Module):
         self, images: Tensor, eps_u: Tensor, eps_z: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Images NCHW and noise NHWC -> latent NHWC, ELBO [B]."""
-        pixels = _to_nhwc(images).to(eps_u.dtype)
-        u, log_r = self.dequantizer(pixels, eps_u)
-        x, logdet = self.preprocess(pixels + u)
-        latent, log_p = self._encode(x, eps_z)
-        return latent, log_p + logdet - log_r
+        noise = {} if eps_z is None else {"eps_z": eps_z}
+        return self.density.encode(_to_nhwc(images), eps_u=eps_u, **noise)
 
     @torch.no_grad()
     def log_prob(
@@ -161,16 +160,10 @@ class ImageFlow(Pretrained, nn.Module):
             chunk = max(1, ROWS_AT_ONCE // images.shape[0])
         require_count("chunk", chunk)
         with evaluating(self):
-            # float64, or the sum of thousands of terms near -7000 nats loses what S gains.
-            total = torch.full(
-                images.shape[:1], -math.inf, dtype=torch.float64, device=images.device
+            _, log_prob = log_mean_exp(
+                lambda rows, _: self.elbo(rows, generator=generator), images, samples, chunk
             )
-            for start in range(0, samples, chunk):
-                count = min(chunk, samples - start)
-                rows = images.repeat_interleave(count, 0)
-                terms = self.elbo(rows, generator=generator).double().view(-1, count)
-                total = torch.logaddexp(total, terms.logsumexp(1))
-        return (total - math.log(samples)).to(self._parameter.dtype)
+        return log_prob.to(self._parameter.dtype)
 
     def bits_per_dim(
         self,
@@ -208,10 +201,8 @@ class ImageFlow(Pretrained, nn.Module):
         require_count("n", n)
         if not (isinstance(temperature, int | float) and 0 < temperature < math.inf):
             raise ValueError(f"temperature must be a positive number, got {temperature!r}")
-        height, width = self.config.image_size
-        shape = (n, height // 2, width // 2, 4 * self.config.total_channels)
-        latent = temperature * draw(shape, self._parameter, generator)
-        return self.decode(_to_nchw(latent)).floor().clamp(0, 255).to(torch.uint8)
+        latent = self.density.draw_latent(n, temperature, generator)
+        return self.decode(_each(_to_nchw, latent)).floor().clamp(0, 255).to(torch.uint8)
 
     @torch.no_grad()
     def encode(
@@ -220,27 +211,29 @@ class ImageFlow(Pretrained, nn.Module):
         eps_u: Tensor | None = None,
         eps_z: Tensor | None = None,
         generator: torch.Generator | None = None,
-    ) -> Tensor:
+    ) -> Any:
         """The latent of images under drawn or given noise; arguments and errors as for `elbo`.
 
         Dropout is off, whatever the model's mode; no gradient.
 
         Returns:
-            [B, 4(C + Dz), H/2, W/2]; standard normal if the model is perfect.
+            [B, 4(C + Dz), H/2, W/2], or as `latent_shapes` says: a tuple of tensors where the flow
+            factors out. Standard normal if the model is perfect.
         """
         self._require_images(images)
         noise = self._noise(images, eps_u, eps_z, generator)
         with evaluating(self):
-            return _to_nchw(self._elbo(images, **{k: _to_nhwc(v) for k, v in noise.items()})[0])
+            latent, _ = self._elbo(images, **{k: _to_nhwc(v) for k, v in noise.items()})
+            return _each(_to_nchw, latent)
 
     @torch.no_grad()
-    def decode(self, latent: Tensor) -> Tensor:
+    def decode(self, latent: Any) -> Tensor:
         """The images x + u of a latent; `decode(encode(images)).floor()` gives the images back.
 
         Dropout is off, whatever the model's mode; no gradient.
 
         Args:
-            latent: [B, 4(C + Dz), H/2, W/2]. Values outside the flow's range are clipped.
+            latent: As `encode` gives it. Values outside the flow's range are clipped.
 
         Returns:
             [B, C, H, W], finite; in [0, 256) for latents of images.
@@ -248,12 +241,26 @@ class ImageFlow(Pretrained, nn.Module):
         Raises:
             ValueError: If the latent has the wrong type or shape.
         """
-        height, width = self.config.image_size
-        shape = (4 * self.config.total_channels, height // 2, width // 2)
-        require_float("latent", latent, shape, like=self._parameter)
+        self._require_latent(latent)
         with evaluating(self):
-            x, _ = self._decode(_to_nhwc(latent))
-            return _to_nchw(self.preprocess.inverse(x)[0])
+            return _to_nchw(self.density.decode(_each(_to_nhwc, latent)))
+
+    @property
+    def latent_shapes(self) -> tuple[Any, ...]:
+        """Shape [C, H, W] of an image's latent, or a tuple of those of its tensors."""
+        shapes = self.density.latent_shapes
+        if isinstance(shapes[0], int):
+            return (shapes[-1], *shapes[:-1])
+        return tuple((shape[-1], *shape[:-1]) for shape in shapes)
+
+    def widen(self, extra_dims: int) -> Any:
+        """A VFlow of this model, trained or not, whose bound is this model's (Theorem 1, App. A).
+
+        See `vflow.VFlow.from_flow`, whose arguments, result and errors it shares.
+        """
+        from vflow.models.widening import widen  # which makes models
+
+        return widen(self, extra_dims)
 
     # Noise and initialisation
 
@@ -271,7 +278,7 @@ class ImageFlow(Pretrained, nn.Module):
             ValueError: If batch is below 1.
         """
         require_count("batch", batch)
-        noise = self._draw_noise_nhwc(batch, generator)
+        noise = self.density.draw_noise(batch, generator)
         return {name: _to_nchw(value) for name, value in noise.items()}
 
     @property
@@ -372,9 +379,6 @@ class ImageFlow(Pretrained, nn.Module):
     def _parameter(self) -> Tensor:
         return next(self.parameters())
 
-    def _noise_channels(self) -> dict[str, int]:  # a property's super() cannot be compiled
-        return {"eps_u": self.config.in_channels}
-
     def _noise(
         self,
         images: Tensor,
@@ -386,7 +390,7 @@ class ImageFlow(Pretrained, nn.Module):
         batch, size = len(images), self.data_shape[1:]
         given = {"eps_u": eps_u, "eps_z": eps_z}
         noise = {name: value for name, value in given.items() if value is not None}
-        channels = self._noise_channels()
+        channels = {name: shape[-1] for name, shape in self.density.noise_shapes().items()}
         for name, value in noise.items():
             if name not in channels:
                 raise ValueError(f"{name} must be None: {type(self).__name__} has no such noise")
@@ -399,6 +403,17 @@ class ImageFlow(Pretrained, nn.Module):
     def _require_images(self, images: Tensor) -> None:
         require_images(images, self.data_shape, self.device)
 
+    def _require_latent(self, latent: Any) -> None:
+        shapes = self.latent_shapes
+        several = not isinstance(shapes[0], int)
+        if several and (not isinstance(latent, tuple | list) or len(latent) != len(shapes)):
+            came = f"{len(latent)}" if isinstance(latent, tuple | list) else type(latent).__name__
+            raise ValueError(f"latent must be a tuple of {len(shapes)} tensors, got {came}")
+        for shape, part in zip(shapes, latent, strict=True) if several else [(shapes, latent)]:
+            require_float("latent", part, shape, like=self._parameter)
+        if several and len({len(part) for part in latent}) > 1:
+            raise ValueError("latent must have the same B in all its tensors")
+
 
 def _to_nhwc(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous()
@@ -406,6 +421,13 @@ def _to_nhwc(x: Tensor) -> Tensor:
 
 def _to_nchw(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2)
+
+
+def _each(turn: Callable[[Tensor], Tensor], latent: Any) -> Any:
+    """A latent with each of its tensors turned."""
+    if isinstance(latent, tuple | list):
+        return tuple(turn(part) for part in latent)
+    return turn(latent)
 
 
 def _judge_again(model: Any, _: object) -> None:

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from vflow.models.modes import evaluating
+from vflow.densities.modes import evaluating
 
 
 @torch.no_grad()

@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import fnmatch
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
+from vflow.models.classes import make_model
 from vflow.models.config import FlowPlusPlusConfig, VFlowConfig
-from vflow.models.flowpp import FlowPlusPlus
-from vflow.models.image_flow import ImageFlow
-from vflow.models.vflow import VFlow
+from vflow.models.overrides import flat_names
+from vflow.models.tree import ModelConfig, as_model_config
 
-OVERRIDES = (
-    "filters",
-    "blocks",
-    "components",
-    "heads",
-    "extra_dims",
-    "posterior_blocks",
-    "dequantizer_blocks",
-    "posterior_attention",
-    "in_channels",
-    "image_size",
-    "dropout",
+OVERRIDES = tuple(
+    name for name in flat_names(as_model_config(VFlowConfig()).to_tree()) if name != "kind"
 )
-"""What `create_model` may change; filters and components set those of r and q too."""
+"""What `create_model` may change in a VFlow; other flows have other names beside these."""
 
-_PRESETS: dict[str, Callable[[], FlowPlusPlusConfig]] = {}
+Preset: TypeAlias = Callable[[], Any]
+_PRESETS: dict[str, Preset] = {}
 
 
-def _preset(
-    name: str,
-) -> Callable[[Callable[[], FlowPlusPlusConfig]], Callable[[], FlowPlusPlusConfig]]:
-    def register(make: Callable[[], FlowPlusPlusConfig]) -> Callable[[], FlowPlusPlusConfig]:
+def _preset(name: str) -> Callable[[Preset], Preset]:
+    def register(make: Preset) -> Preset:
         _PRESETS[name] = make
         return make
 
@@ -211,46 +199,41 @@ def describe_model(name: str) -> str:
     return (_factory(name).__doc__ or "").strip()
 
 
-def model_config(name: str, **overrides: Any) -> FlowPlusPlusConfig:
+def model_config(name: str, **overrides: Any) -> ModelConfig:
     """The config of a preset, with overrides.
 
     Args:
         name: One of `list_models()`.
-        overrides: Any of `OVERRIDES`.
+        overrides: As for `create_model`.
 
     Raises:
         ValueError: If there is no such preset or override, or a value is out of range.
     """
-    config = _factory(name)()
-    fields = {field.name for field in dataclasses.fields(config)}
-    for override in overrides:
-        if override not in OVERRIDES:
-            raise ValueError(f"override must be one of {', '.join(OVERRIDES)}, got {override!r}")
-        if override not in fields:
-            raise ValueError(
-                f"override {override} must be left out for {name}: Flow++ has no extra dimensions"
-            )
-    return dataclasses.replace(config, **overrides)
+    config = as_model_config(_factory(name)())
+    return config.override(overrides, name) if overrides else config
 
 
-def create_model(name: str, **overrides: Any) -> ImageFlow:
+def create_model(name: str, **overrides: Any) -> Any:
     """Make a model, freshly initialised from PyTorch's global generator.
 
     Args:
         name: One of `list_models()`.
-        overrides: Any of filters, blocks, components, heads, extra_dims, posterior_blocks,
-            dequantizer_blocks, posterior_attention, in_channels, image_size, dropout. filters and
-            components set those of r(u|x) and q(z|x) too; image_size is a number or
-            (height, width).
+        overrides: Any field of the config by its flat name (`OVERRIDES` has those of Flow++ and
+            VFlow): filters, heads, dropout, components, squash and coupling are those of r(u|x) and
+            q(z|x) too, which otherwise have names of their own (`posterior_blocks`,
+            `dequantizer_blocks`). `extra_dims` widens a flow that had none; `image_size` is a
+            number or (height, width); a path, "flow.filters", is one place alone.
+
+    Returns:
+        A `VFlow` if it has extra dimensions, a `FlowPlusPlus` or another `ImageFlow` if not.
 
     Raises:
         ValueError: If there is no such preset or override, or a value is out of range.
     """
-    config = model_config(name, **overrides)
-    return VFlow(config) if isinstance(config, VFlowConfig) else FlowPlusPlus(config)
+    return make_model(model_config(name, **overrides))
 
 
-def _factory(name: str) -> Callable[[], FlowPlusPlusConfig]:
+def _factory(name: str) -> Preset:
     if name not in _PRESETS:
         close = difflib.get_close_matches(str(name), _PRESETS, 1)
         hint = f" (did you mean {close[0]}?)" if close else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -14,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vflow.files import atomic_path, read_json, write_json
+from vflow.io import format1
+from vflow.models.tree import ModelConfig, read_tree
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -23,10 +24,10 @@ T = TypeVar("T", bound="Pretrained")
 
 
 class Pretrained(PyTorchModelHubMixin, library_name="vflow", tags=["normalizing-flow"]):
-    """Saving and loading of a model whose __init__ takes one config dataclass."""
+    """Saving and loading of a model whose __init__ takes a `ModelConfig`."""
 
-    config_class: ClassVar[type]
-    config: Any
+    config_class: ClassVar[type] = ModelConfig
+    config: ModelConfig
 
     def save_pretrained(
         self,
@@ -59,8 +60,7 @@ class Pretrained(PyTorchModelHubMixin, library_name="vflow", tags=["normalizing-
         tensors = {name: value.contiguous() for name, value in self.state_dict().items()}
         with atomic_path(folder / WEIGHTS_NAME) as path:
             save_file(tensors, path, metadata={"format": "pt"})
-        fields = dataclasses.asdict(self.config)
-        write_json(folder / CONFIG_NAME, {"model": type(self).__name__, **fields})
+        write_json(folder / CONFIG_NAME, self.config.to_tree())
         if not (folder / CARD_NAME).exists():
             with atomic_path(folder / CARD_NAME) as path:
                 self.generate_model_card(**(model_card_kwargs or {})).save(path)
@@ -93,51 +93,33 @@ class Pretrained(PyTorchModelHubMixin, library_name="vflow", tags=["normalizing-
             ValueError: If a file is damaged, a pickle, or of another model.
         """
         config_path, weights_path = locate(path, revision, token, cache_dir)
-        name, config = read_config(config_path)
-        if name != cls.__name__:
-            raise ValueError(f"{config_path} must be of a {cls.__name__}, got a {name}")
-        model = cls(make_config(cls.config_class, config, config_path))
-        assert isinstance(model, nn.Module)
+        from vflow.models.classes import class_of  # which imports this file
+
+        config = read_config(config_path)
+        found = class_of(config)
+        if not issubclass(found, cls):
+            raise ValueError(f"{config_path} must be of a {cls.__name__}, got a {found.__name__}")
+        model: Any = found(config)
         load_weights(model, weights_path)
         model.eval()
         return model.to(device)
 
 
-def read_config(path: Path) -> tuple[str, dict[str, Any]]:
-    """The model's class name and the fields of its config.
+def take_old_names(model: Pretrained, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Give the tensors of a state that was saved in an older format the names of today."""
+    rename = format1.renaming(model.config.to_tree())
+    for name in list(state):
+        if name.startswith(prefix):
+            state[prefix + rename(name.removeprefix(prefix))] = state.pop(name)
+
+
+def read_config(path: Path) -> ModelConfig:
+    """The config that a config.json holds, of whatever format.
 
     Raises:
-        ValueError: If the file is no such JSON.
+        ValueError: If the file is no such JSON, or a value is out of range.
     """
-    config = read_json(path)
-    if not isinstance(config, dict) or not isinstance(config.get("model"), str):
-        raise ValueError(f'{path} must be a JSON object with a "model", got something else')
-    return config.pop("model"), config
-
-
-def make_config(config_class: type, fields: dict[str, Any], path: Path) -> Any:
-    """Build a config from JSON, refusing unknown and missing fields.
-
-    A field that models were once saved without has in its metadata what it was "before".
-
-    Raises:
-        ValueError: Naming the file and what is wrong.
-    """
-    known, before = set(), {}
-    for field in dataclasses.fields(config_class):
-        known.add(field.name)
-        if "before" in field.metadata:
-            before[field.name] = field.metadata["before"]
-    fields = {**before, **fields}
-    if fields.keys() != known:
-        odd = ", ".join(sorted(fields.keys() ^ known))
-        raise ValueError(
-            f"{path} must have just the fields of {config_class.__name__}: {odd} differ"
-        )
-    try:
-        return config_class(**fields)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    return read_tree(read_json(path), str(path))
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -153,6 +135,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
             f"{path} must be a whole safetensors file (never a pickle), but it does not "
             f"load: {error}"
         ) from error
+    rename = format1.renaming(model.config.to_tree())  # type: ignore[union-attr, operator]
+    tensors = {rename(name): value for name, value in tensors.items()}
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     came = {name: tuple(value.shape) for name, value in tensors.items()}
     if came != expected:

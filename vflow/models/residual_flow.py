@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vflow.flows import ActNormConv1x1, Compose, Flow, ResidualBlock
+from vflow.densities import normal_log_prob
+from vflow.fields import require_int
 from vflow.flows.residual import estimate
-from vflow.models.config import require_int
-from vflow.models.steps import normal_log_prob
+from vflow.models.builders.vectors import COEFFICIENT, require_coefficient
+from vflow.models.tree import ModelConfig, from_flat
 from vflow.models.vector_flow import VectorFlow
-from vflow.nets import LipschitzMLP
-
-COEFFICIENT = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +40,9 @@ class ResidualFlowConfig:
             require_int(name, getattr(self, name), 1)
         require_coefficient(self.coefficient)
 
-
-def require_coefficient(value: object) -> None:
-    """Raise ValueError unless a Lipschitz constant is in (0, 1)."""
-    if not isinstance(value, float) or not 0 < value < 1:
-        raise ValueError(f"coefficient must be a number in (0, 1), got {value!r}")
+    def to_model_config(self) -> ModelConfig:
+        """The config as a tree."""
+        return from_flat("ResidualFlow", self)
 
 
 class ResidualFlow(VectorFlow):
@@ -57,18 +53,6 @@ class ResidualFlow(VectorFlow):
     """
 
     config_class = ResidualFlowConfig
-    config: ResidualFlowConfig
-
-    def __init__(self, config: ResidualFlowConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.flow = residual_flow(
-            config.dims,
-            config.steps,
-            hidden=config.hidden,
-            layers=config.layers,
-            coefficient=config.coefficient,
-        )
 
     def estimate_log_prob(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """A random estimate of log p(x), unbiased and differentiable: a loss, no likelihood.
@@ -89,16 +73,3 @@ class ResidualFlow(VectorFlow):
         self._require("x", x, None)
         eps, logdet = estimate(self.flow, x, generator)
         return normal_log_prob(eps) + logdet
-
-
-def residual_flow(
-    dims: int, steps: int, *, hidden: int, layers: int, coefficient: float
-) -> Compose:
-    """Steps of ActNorm, linear layer and residual block on vectors [B, D]."""
-    flows: list[Flow] = []
-    for _ in range(steps):
-        linear = ActNormConv1x1((dims,))
-        nn.init.orthogonal_(linear.weight)
-        net = LipschitzMLP(dims, hidden=hidden, layers=layers, coefficient=coefficient)
-        flows += [linear, ResidualBlock(net)]
-    return Compose(flows)

@@ -11,6 +11,8 @@ A model without extra dimensions has null for "augment"; one of vectors, null fo
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 from vflow.densities import Augmented, ConditionalDensity, Density, FlowDensity
 from vflow.fields import require_int
 from vflow.flows import Shape
+from vflow.io import format1
 from vflow.kinds import FieldError, read_fields, to_tree
 from vflow.models.builders import DEQUANTIZERS, FLOWS, POSTERIORS
 from vflow.models.overrides import explain, override, read_flat
@@ -127,7 +130,9 @@ class ModelConfig:
             "shape": data["shape"],
             "flow": FLOWS.read(tree["flow"], where, "flow"),
             "augment": None if augment is None else _read_augment(augment, where),
-            "dequantize": dequantize and DEQUANTIZERS.read(dequantize, where, "dequantize"),
+            "dequantize": None
+            if dequantize is None
+            else DEQUANTIZERS.read(dequantize, where, "dequantize"),
         }
         try:
             return cls(**parts)
@@ -170,6 +175,73 @@ class ModelConfig:
         return self.shape[0] + self.extra
 
 
+def read_tree(content: Any, where: str) -> ModelConfig:
+    """The config in a file, of whatever format.
+
+    Args:
+        content: The file's JSON.
+        where: The file.
+
+    Raises:
+        ValueError: If it is no config, or a value is out of range.
+    """
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{where} must be a JSON object, got {type(content).__name__}")
+    if "format" not in content:
+        if not isinstance(content.get("model"), str):
+            raise ValueError(f'{where} must have a "format" or a "model", and has neither')
+        fields = {name: value for name, value in content.items() if name != "model"}
+        content = format1.tree_of(content["model"], fields, where)
+    if content["format"] != FORMAT:
+        raise ValueError(
+            f"{where} must be of format {FORMAT} or older, got {content['format']!r}: a newer "
+            "vflow reads it"
+        )
+    return ModelConfig.from_tree(content, where)
+
+
+def config_of_run(fixed: Mapping[str, Any], where: str) -> ModelConfig:
+    """The config of a training run's model, by the facts that its checkpoints keep.
+
+    Args:
+        fixed: The facts; "model" is the config, which older ones hold as "model.FIELD"s.
+        where: The checkpoint.
+
+    Raises:
+        ValueError: If it is no config, or a value is out of range.
+    """
+    if "model" in fixed:
+        return read_tree(fixed["model"], where)
+    start = "model."
+    flat = {k.removeprefix(start): v for k, v in fixed.items() if k.startswith(start)}
+    name = "VFlow" if "extra_dims" in flat else "FlowPlusPlus"
+    return read_tree({"model": name, **flat}, where)
+
+
+def from_flat(name: str, fields: Any) -> ModelConfig:
+    """The config that a flat dataclass is short for.
+
+    Args:
+        name: Class of the model that it is the config of.
+        fields: The dataclass.
+    """
+    flat = json.loads(json.dumps(dataclasses.asdict(fields)))
+    return ModelConfig.from_tree(format1.tree_of(name, flat, name), name)
+
+
+def as_model_config(config: Any) -> ModelConfig:
+    """A `ModelConfig`, or the one that a flat config is short for.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if hasattr(config, "to_model_config"):
+        config = config.to_model_config()
+    if not isinstance(config, ModelConfig):
+        raise ValueError(f"config must be a ModelConfig, got {type(config).__name__}")
+    return config
+
+
 def _read_augment(tree: Any, where: str) -> AugmentConfig:
     found: AugmentConfig = read_fields(AugmentConfig, tree, where, "augment")
     return found
@@ -193,5 +265,5 @@ def build(config: ModelConfig) -> tuple[Density, ConditionalDensity | None]:
         flow = config.flow.build(joint, extra)
     density: Density = FlowDensity(flow, joint)
     if posterior is not None:
-        density = Augmented(density, posterior, extra)
+        density = Augmented(density, posterior, extra, posterior_first=config.is_image)
     return density, dequantizer

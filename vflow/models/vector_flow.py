@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from vflow.flows import Compose
+from vflow.densities import FlowDensity, Normal, normal_log_prob
+from vflow.flows import Flow
 from vflow.models.checks import require_count, require_float
 from vflow.models.initialization import initialize_together
-from vflow.models.pretrained import Pretrained
+from vflow.models.pretrained import Pretrained, take_old_names
 from vflow.models.spread import vectors_with_spread
-from vflow.models.steps import draw, normal_log_prob
+from vflow.models.tree import as_model_config, build
 
 
 class VectorFlow(Pretrained, nn.Module):
     """A density on R^D, or, given a context, a conditional one.
 
     Log-densities are in nats. The latent is eps = f(x), standard normal under the model.
+
+    Args:
+        config: A `ModelConfig` of vectors without extra dimensions, or a flat one.
     """
 
-    flow: Compose
+    density: FlowDensity
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = as_model_config(config)
+        self.register_load_state_dict_pre_hook(take_old_names)
+        if self.config.is_image or self.config.augment is not None:
+            raise ValueError("config must be of vectors without extra dimensions")
+        density, _ = build(self.config)
+        assert isinstance(density, FlowDensity)
+        self.density = density
+
+    @property
+    def flow(self) -> Flow:
+        """The transform f."""
+        return self.density.flow
 
     @property
     def dims(self) -> int:
@@ -71,8 +92,17 @@ class VectorFlow(Pretrained, nn.Module):
     ) -> Tensor:
         """Draw n points, [n, D]; a context has n rows. The same seed gives the same points."""
         require_count("n", n)
-        eps = temperature * draw((n, self.dims), self._parameter, generator)
+        eps = temperature * Normal().draw((n, self.dims), self._parameter, generator)
         return self.decode(eps, context)[0]
+
+    def widen(self, extra_dims: int, posterior_steps: int = 0) -> Any:
+        """A VFlow of this model, trained or not, whose bound is this model's (Theorem 1, App. A).
+
+        See `vflow.VFlow.from_flow`, whose arguments, result and errors it shares.
+        """
+        from vflow.models.widening import widen  # which makes models
+
+        return widen(self, extra_dims, posterior_steps)
 
     def initialize(
         self, x: Tensor, context: Tensor | None = None, synchronize: bool = True

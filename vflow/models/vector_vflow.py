@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vflow.densities import Augmented, ConditionalDensity, log_mean_exp, normal_log_prob
+from vflow.fields import require_choice, require_int, require_slope
+from vflow.flows import Flow
 from vflow.flows.residual import estimate
+from vflow.models.builders.vectors import COEFFICIENT, NEGATIVE_SLOPE, require_coefficient
 from vflow.models.checks import require_count, require_float
-from vflow.models.config import require_choice, require_int, require_slope
-from vflow.models.glow import NEGATIVE_SLOPE, glow_flow
 from vflow.models.initialization import initialize_together
-from vflow.models.pretrained import Pretrained
-from vflow.models.residual_flow import COEFFICIENT, require_coefficient, residual_flow
+from vflow.models.pretrained import Pretrained, take_old_names
 from vflow.models.spread import vectors_with_spread
-from vflow.models.steps import draw, normal_log_prob
+from vflow.models.tree import ModelConfig, as_model_config, build, from_flat
 
 FLOWS = ("glow", "residual")
 ROWS_AT_ONCE = 1 << 14
@@ -63,6 +64,10 @@ class VectorVFlowConfig:
         require_slope("negative_slope", self.negative_slope)
         require_coefficient(self.coefficient)
 
+    def to_model_config(self) -> ModelConfig:
+        """The config as a tree."""
+        return from_flat("VectorVFlow", self)
+
 
 class VectorVFlow(Pretrained, nn.Module):
     """p(x, z) by one flow, q(z|x) by another or N(0, I), an evidence lower bound on log p(x).
@@ -70,33 +75,34 @@ class VectorVFlow(Pretrained, nn.Module):
     q runs from noise to z, so that sampling with its log-density is one differentiable pass. With
     one extra dimension a step of it is a Gaussian layer: its mean and scale are functions of x.
     Log-densities are in nats.
+
+    Args:
+        config: A `ModelConfig` of vectors with extra dimensions, or a `VectorVFlowConfig`.
     """
 
     config_class = VectorVFlowConfig
-    config: VectorVFlowConfig
+    density: Augmented
 
-    def __init__(self, config: VectorVFlowConfig) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__()
-        self.config = config
-        size = {"hidden": config.hidden, "layers": config.layers}
-        slope = config.negative_slope
-        if config.flow == "glow":
-            self.flow = glow_flow(config.total_dims, config.steps, negative_slope=slope, **size)
-        else:
-            self.flow = residual_flow(
-                config.total_dims, config.steps, coefficient=config.coefficient, **size
-            )
-        self.posterior = (
-            glow_flow(
-                config.extra_dims,
-                config.posterior_steps,
-                context_dims=config.dims,
-                negative_slope=slope,
-                **size,
-            )
-            if config.posterior_steps
-            else None
-        )
+        self.config = as_model_config(config)
+        self.register_load_state_dict_pre_hook(take_old_names)
+        if self.config.is_image or self.config.augment is None:
+            raise ValueError("config must be of vectors with extra dimensions")
+        density, _ = build(self.config)
+        assert isinstance(density, Augmented)
+        self.density = density
+
+    @property
+    def flow(self) -> Flow:
+        """The transform of x and z together."""
+        density: Any = self.density.density
+        return density.flow
+
+    @property
+    def posterior(self) -> ConditionalDensity:
+        """q(z|x)."""
+        return self.density.posterior
 
     def forward(
         self, x: Tensor, eps_z: Tensor | None = None, generator: torch.Generator | None = None
@@ -141,8 +147,8 @@ class VectorVFlow(Pretrained, nn.Module):
         Raises:
             ValueError: If an argument has the wrong type or shape.
         """
-        xz, log_q = self._join(x, eps_z, generator)
-        latent, logdet = estimate(self.flow, xz, generator)
+        z, log_q = self.posterior(x, self._noise(x, eps_z, generator))
+        latent, logdet = estimate(self.flow, torch.cat([x, z], dim=-1), generator)
         return normal_log_prob(latent) + logdet - log_q
 
     @torch.no_grad()
@@ -174,34 +180,27 @@ class VectorVFlow(Pretrained, nn.Module):
         require_count("samples", samples)
         chunk = max(1, ROWS_AT_ONCE // samples) if chunk is None else chunk
         require_count("chunk", chunk)
-        parts = []
-        for points in x.split(chunk):
-            rows = points.repeat_interleave(samples, 0)
-            terms = self.elbo(rows, generator=generator).view(len(points), samples)
-            parts.append(terms.logsumexp(1) - math.log(samples))
-        return torch.cat(parts)
+        parts = [
+            log_mean_exp(lambda rows, _: self.elbo(rows, generator=generator), points, samples)[1]
+            for points in x.split(chunk)
+        ]
+        return torch.cat(parts).to(x.dtype)
 
     def encode(
         self, x: Tensor, eps_z: Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """x [B, Dx] -> the latent [B, D] under drawn or given noise, the ELBO [B] in nats."""
-        xz, log_q = self._join(x, eps_z, generator)
-        latent, logdet = self.flow(xz)
-        return latent, normal_log_prob(latent) + logdet - log_q
+        return self.density.encode(x, eps_z=self._noise(x, eps_z, generator))
 
     def sample_posterior(self, x: Tensor, eps_z: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, Dx], eps_z [B, Dz] ~ N(0, I) -> z [B, Dz], log q(z|x) [B] in nats."""
-        if self.posterior is None:
-            return eps_z, normal_log_prob(eps_z)
-        z, logdet = self.posterior(eps_z, x)
-        return z, normal_log_prob(eps_z) - logdet
+        return self.posterior(x, eps_z)
 
     @torch.no_grad()
     def decode(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Latent [B, D] -> x [B, Dx], z [B, Dz]; no gradient."""
         self._require("latent", latent, self.config.total_dims)
-        xz, _ = self.flow.inverse(latent)
-        return xz[:, : self.config.dims], xz[:, self.config.dims :]
+        return self.density.decode_both(latent)
 
     @torch.no_grad()
     def sample(
@@ -209,8 +208,7 @@ class VectorVFlow(Pretrained, nn.Module):
     ) -> Tensor:
         """Draw n points of p(x), [n, Dx]. The same seed gives the same points."""
         require_count("n", n)
-        latent = temperature * draw((n, self.config.total_dims), self._parameter, generator)
-        return self.decode(latent)[0]
+        return self.decode(self.density.draw_latent(n, temperature, generator))[0]
 
     def initialize(
         self, x: Tensor, generator: torch.Generator | None = None, synchronize: bool = True
@@ -231,16 +229,13 @@ class VectorVFlow(Pretrained, nn.Module):
             synchronize,
         )
 
-    def _join(
-        self, x: Tensor, eps_z: Tensor | None, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        """(x, z) [B, D] and log q(z|x) [B], under drawn or given noise."""
+    def _noise(self, x: Tensor, eps_z: Tensor | None, generator: torch.Generator | None) -> Tensor:
+        """The noise given, checked, or drawn; x is checked too."""
         self._require("x", x, self.config.dims)
         if eps_z is None:
-            eps_z = draw((len(x), self.config.extra_dims), self._parameter, generator)
+            eps_z = self.density.draw_noise(len(x), generator)["eps_z"]
         self._require("eps_z", eps_z, self.config.extra_dims, len(x))
-        z, log_q = self.sample_posterior(x, eps_z)
-        return torch.cat([x, z], dim=-1), log_q
+        return eps_z
 
     @property
     def _parameter(self) -> Tensor:

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from vflow.models import Glow, VectorVFlow, VectorVFlowConfig
-from vflow.models.glow import LOG_SCALE_BOUND
-from vflow.models.steps import LOG_2PI
+from vflow.densities.base import LOG_2PI
+from vflow.flows.couplings import AffineSpec
+from vflow.models import Glow, VectorVFlow
 
 Model = Glow | VectorVFlow
+LOG_SCALE_BOUND = 4.0  # of the affine couplings, as VectorGlowSpec has it
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ class Stack:
         self.template = models[0]
         config = self.template.config
         self.dims, self.extra_dims, posterior_steps = config.dims, 0, 0
-        if isinstance(config, VectorVFlowConfig):
-            assert config.flow == "glow"
+        assert config.flow.kind == "vector-glow"
+        assert config.flow.coupling == AffineSpec(bound=LOG_SCALE_BOUND)
+        if config.augment is not None:
             self.extra_dims, posterior_steps = config.extra_dims, config.posterior_steps
         self.parameters = torch.stack([parameters_to_vector(m.parameters()) for m in models])
         self.parameters = self.parameters.detach().clone()
@@ -85,7 +87,7 @@ class Stack:
         """The models, one of the library's for each row."""
         found = []
         for row in self.parameters:
-            model = type(self.template)(self.template.config).to(row)  # type: ignore[arg-type]
+            model = type(self.template)(self.template.config).to(row)
             vector_to_parameters(row.clone(), model.parameters())
             found.append(model.eval())
         return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vflow.models import FlowPlusPlusConfig, model_config
+from vflow.models import ModelConfig, model_config
 from vflow.models.config import require_bool, require_choice, require_int, require_number
 
 MAX_SEED = (1 << 63) - 1
@@ -200,7 +200,7 @@ class TrainConfig:
             )
         self.model_config()
 
-    def model_config(self, **changes: Any) -> FlowPlusPlusConfig:
+    def model_config(self, **changes: Any) -> ModelConfig:
         """The model's config: the preset, `changes`, and over both the overrides given.
 
         Raises:

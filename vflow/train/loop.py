@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from vflow.kinds import leaves
+from vflow.models.tree import config_of_run
 from vflow.train.checkpoint import Checkpoint, list_steps, open_checkpoint
 from vflow.train.config import TrainConfig, fixed_fields
 from vflow.train.distributed import Ranks
@@ -92,9 +92,8 @@ def _train(config: TrainConfig, folder: RunFolder, ranks: Ranks, device: torch.d
 
 def _resolved(trainer: Trainer) -> dict[str, Any]:
     """What a run must keep beside its flags: the model they came to, and the number of images."""
-    model = json.loads(json.dumps(dataclasses.asdict(trainer.model.config)))
     return {
-        **{f"model.{name}": value for name, value in model.items()},
+        "model": trainer.model.config.to_tree(),
         "number of training images": len(trainer.images),
     }
 
@@ -103,7 +102,8 @@ def _require_same_run(checkpoint: Checkpoint | None, facts: dict[str, Any]) -> N
     """Raise ValueError if a run went by other facts than these, naming each that differs."""
     if checkpoint is None:
         return
-    before = checkpoint.state["fixed"]
+    before = _leaves(checkpoint.state["fixed"], checkpoint.path)
+    facts = _leaves(facts, checkpoint.path)
     odd = [f"{k} {before[k]!r}" for k, v in facts.items() if k in before and before[k] != v]
     if odd:
         came = [f"{k} {v!r}" for k, v in facts.items() if k in before and before[k] != v]
@@ -111,6 +111,14 @@ def _require_same_run(checkpoint: Checkpoint | None, facts: dict[str, Any]) -> N
             f"out must be a new folder where the run differs: {checkpoint.path.parent.parent} has "
             f"{', '.join(odd)}, got {', '.join(came)}"
         )
+
+
+def _leaves(facts: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The facts, with the model's config value by value, whatever format it is in."""
+    found = {k: v for k, v in facts.items() if k != "model" and not k.startswith("model.")}
+    if len(found) < len(facts):
+        found.update(leaves(config_of_run(facts, str(path)).to_tree(), "model"))
+    return found
 
 
 def _opening(trainer: Trainer, step: int, total: int) -> str:

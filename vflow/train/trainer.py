@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from vflow.data import BatchOrder
+from vflow.io.format1 import renaming
 from vflow.models import ImageFlow, create_model, tf32
 from vflow.train.checkpoint import Checkpoint
 from vflow.train.config import TrainConfig
@@ -137,7 +138,12 @@ class Trainer:
     def _restore(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.state
         self.ema.module.load_state_dict(checkpoint.tensors("ema"))
-        self.optimizer.load_tensors(checkpoint.tensors("optimizer"))
+        rename = renaming(self.model.config.to_tree())
+        tensors = {}
+        for name, value in checkpoint.tensors("optimizer").items():
+            moment, _, parameter = name.partition(".")
+            tensors[f"{moment}.{rename(parameter)}"] = value
+        self.optimizer.load_tensors(tensors)
         self.step = checkpoint.step
         self.guard.streak.fill_(state["skipped_in_a_row"])
         self.skipped, self.seconds = state["skipped"], state["seconds"]

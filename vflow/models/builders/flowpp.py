@@ -64,8 +64,14 @@ class FlowppSpec:
         require_int("affine_blocks", self.affine_blocks, 0)
 
     def check(self, shape: Shape, extra: int) -> None:
-        """Raise ValueError unless the images can be halved as often as there are scales."""
+        """Raise ValueError unless the images can be halved and split as the scales say."""
         require_divisible(shape, len(self.scales) - 1)
+        for index, stages in enumerate(self.scales):
+            if shape[-1] * 4**index < 2 and any(split == "channel" for split, _ in stages):
+                raise ValueError(
+                    f"the split in scales[{index}] must be checkerboard for a single channel, got "
+                    "channel"
+                )
 
     def build(self, shape: Shape, extra: int) -> Flow:
         """The flow of images [H, W, C]."""

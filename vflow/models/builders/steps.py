@@ -51,22 +51,21 @@ class Steps:
         return self.coupling.build(net)
 
 
-def splitter(split: str, shape: Shape) -> Flow:
-    """The split of images [H, W, C]; of an odd number of channels the first half is smaller."""
-    return CheckerboardSplit() if split == "checkerboard" else ChannelSplit(shape[-1] // 2)
-
-
 def split_steps(split: str, count: int, shape: Shape, steps: Steps) -> list[Flow]:
     """Split images of shape [H, W, C], apply the steps, merge.
 
     An odd number of channels splits into unequal halves; the flip after each step swaps them.
     """
-    first, second = splitter(split, shape).output_shape(shape)
-    flows: list[Flow] = [splitter(split, shape)]
+
+    def splitter(kept: int) -> Flow:
+        return CheckerboardSplit() if split == "checkerboard" else ChannelSplit(kept)
+
+    flows = [splitter(shape[-1] // 2)]
+    first, second = flows[0].output_shape(shape)
     for _ in range(count):
         linear = PerHalf(
             ActNormConv1x1(first, steps.weight_std), ActNormConv1x1(second, steps.weight_std)
         )
         flows += [linear, steps.make_coupling(first, second), TupleFlip()]
         first, second = second, first
-    return [*flows, Inverse(splitter(split, shape))]
+    return [*flows, Inverse(splitter(first[-1]))]

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from vflow.densities import ConditionalDensity
-from vflow.fields import require_int, require_number, require_slope
+from vflow.fields import require_int, require_slope
 from vflow.flows import (
     COUPLINGS,
     ActNormConv1x1,
@@ -142,7 +142,7 @@ class VectorResidualSpec:
         """
         for name in ("steps", "hidden", "layers"):
             require_int(name, getattr(self, name), 1)
-        require_number("coefficient", self.coefficient, above=0, below=1)
+        require_coefficient(self.coefficient)
 
     def check(self, shape: Shape, extra: int) -> None:
         """Raise ValueError unless the data are vectors."""
@@ -160,6 +160,12 @@ class VectorResidualSpec:
             )
             flows += [linear, ResidualBlock(net)]
         return Compose(flows)
+
+
+def require_coefficient(value: object) -> None:
+    """Raise ValueError unless a Lipschitz constant is in (0, 1)."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise ValueError(f"coefficient must be a number in (0, 1), got {value!r}")
 
 
 def require_vector(shape: Shape) -> Shape:
