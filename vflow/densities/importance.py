@@ -18,22 +18,23 @@ def log_mean_exp(
 
     Args:
         bound: Given rows [B * n, ...], each x beside its n copies, and the numbers of those n
-            samples: one draw of the bound for each row [B * n].
+            samples: a draw of the bound for each row [B * n], or of S models' [B * n, S].
         x: [B, ...].
-        samples: Samples S of each x.
+        samples: Samples of each x.
         chunk: Samples of each x evaluated at once; by default all.
 
     Returns:
-        The mean of the S bounds [B], and the logarithm of the mean of their exponentials [B]: a
-        lower bound in expectation, which rises with S. Nats, float64, or a sum over thousands of
-        terms near -7000 loses what they gain.
+        The mean of the bounds, and the logarithm of the mean of their exponentials, [B] or [B, S]:
+        a lower bound in expectation, which rises with `samples`. Nats, float64, or a sum over
+        thousands of terms near -7000 loses what they gain.
     """
-    total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    log_total = torch.full_like(total, -math.inf)
+    total: Tensor | float = 0.0
+    log_total = torch.full((), -math.inf, dtype=torch.float64, device=x.device)
     for start in range(0, samples, chunk or samples):
         numbers = range(start, min(start + (chunk or samples), samples))
         rows = x.repeat_interleave(len(numbers), 0)
-        terms = bound(rows, numbers).double().view(len(x), len(numbers))
+        terms = bound(rows, numbers).double().unflatten(0, (len(x), len(numbers)))
         total = total + terms.sum(1)
         log_total = torch.logaddexp(log_total, terms.logsumexp(1))
+    assert isinstance(total, Tensor)
     return total / samples, log_total - math.log(samples)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from vflow.densities import log_mean_exp
 from vflow.models import ImageFlow
 from vflow.train.randomness import Stream, mix
 
@@ -38,19 +38,14 @@ def importance_sample(
         exponentials [B]; nats, float64.
     """
     chunk = max(1, min(samples, max_rows // len(images)))
-    # float64, or a sum over thousands of samples loses what they gain.
-    total = torch.zeros(len(images), dtype=torch.float64, device=images.device)
-    log_total = torch.full_like(total, -math.inf)
-    for start in range(0, samples, chunk):
-        numbers = range(start, min(start + chunk, samples))
-        noise = _noise(model, indices, numbers, seed)
-        rows = images.repeat_interleave(len(numbers), 0)
-        terms = model.elbo(rows, generator=None, **noise).double().view(len(images), len(numbers))
-        total += terms.sum(1)
-        log_total = torch.logaddexp(log_total, terms.logsumexp(1))
+
+    def bound(rows: Tensor, numbers: range) -> Tensor:
+        elbo = model.elbo(rows, generator=None, **_noise(model, indices, numbers, seed))
         if progress is not None:
             progress(len(rows))
-    return total / samples, log_total - math.log(samples)
+        return elbo
+
+    return log_mean_exp(bound, images, samples, chunk)
 
 
 def _noise(

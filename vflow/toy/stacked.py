@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from vflow.densities import log_mean_exp
 from vflow.densities.base import LOG_2PI
 from vflow.flows.couplings import AffineSpec
 from vflow.models import Glow, VectorVFlow
@@ -128,14 +129,16 @@ class Stack:
         """
         if not self.extra_dims:
             return torch.cat([self.elbo(part) for part in x.split(rows, 1)], 1)
-        parts = []
-        for part in x.split(max(1, rows // samples), 1):
-            repeated = part.repeat_interleave(samples, 1)
+
+        def bound(points: Tensor, _: range) -> Tensor:
+            repeated = points.movedim(0, 1)
             shape = (*repeated.shape[:2], self.extra_dims)
             eps = torch.randn(shape, generator=generator, dtype=x.dtype)
-            terms = self.elbo(repeated, eps).unflatten(1, (-1, samples))
-            parts.append(terms.logsumexp(-1) - math.log(samples))
-        return torch.cat(parts, 1)
+            return self.elbo(repeated, eps).movedim(0, 1)
+
+        parts = x.movedim(1, 0).split(max(1, rows // samples))
+        found = [log_mean_exp(bound, part, samples)[1] for part in parts]
+        return torch.cat(found).movedim(0, 1).to(x.dtype)
 
     @torch.no_grad()
     def backward(self, x: Tensor, eps: Tensor | None = None, draws: int = 1) -> None:

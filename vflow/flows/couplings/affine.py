@@ -52,6 +52,11 @@ class AffineSpec:
     """Largest log-scale."""
     parameters = 2
 
+    @classmethod
+    def tiny(cls) -> AffineSpec:
+        """At its smallest, for tests."""
+        return cls()
+
     def build(self, net: nn.Module) -> AffineCoupling:
         """The coupling of a network."""
         return AffineCoupling(net, self.bound)

@@ -18,6 +18,10 @@ COUPLINGS = Kinds("coupling")
 class CouplingSpec(Protocol):
     """The options of a coupling kind, a frozen dataclass registered with `COUPLINGS`."""
 
+    @classmethod
+    def tiny(cls) -> CouplingSpec:
+        """At its smallest, for tests."""
+
     @property
     def parameters(self) -> int:
         """Numbers P that the network gives for each element of the second half."""

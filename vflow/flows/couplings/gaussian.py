@@ -53,6 +53,11 @@ class GaussianSpec:
 
     parameters = 2
 
+    @classmethod
+    def tiny(cls) -> GaussianSpec:
+        """At its smallest, for tests."""
+        return cls()
+
     def build(self, net: nn.Module) -> GaussianAffineCoupling:
         """The coupling of a network."""
         return GaussianAffineCoupling(net)

@@ -58,6 +58,11 @@ class MixLogisticSpec:
     squash: bool = False
     """Whether the CDF is squashed to [0.05, 0.95] before the logit (VFlow, App. B)."""
 
+    @classmethod
+    def tiny(cls) -> MixLogisticSpec:
+        """At its smallest, for tests."""
+        return cls(components=3)
+
     @property
     def parameters(self) -> int:
         """Scale, shift, and K logits, means and log-scales."""

@@ -21,6 +21,10 @@ DEQUANTIZERS = Kinds("dequantizer")
 class FlowSpec(Protocol):
     """The options of a flow kind."""
 
+    @classmethod
+    def tiny(cls) -> FlowSpec:
+        """At its smallest, for tests."""
+
     def check(self, shape: Shape, extra: int) -> None:
         """Raise ValueError unless `build` can make a flow for that shape."""
 
@@ -36,6 +40,10 @@ class FlowSpec(Protocol):
 class PosteriorSpec(Protocol):
     """The options of a posterior kind."""
 
+    @classmethod
+    def tiny(cls) -> PosteriorSpec:
+        """At its smallest, for tests."""
+
     def build(
         self, shape: Shape, data_channels: int, shared: nn.Module | None
     ) -> ConditionalDensity:
@@ -50,6 +58,10 @@ class PosteriorSpec(Protocol):
 
 class DequantizerSpec(Protocol):
     """The options of a dequantizer kind."""
+
+    @classmethod
+    def tiny(cls) -> DequantizerSpec:
+        """At its smallest, for tests."""
 
     def build(self, shape: Shape) -> ConditionalDensity:
         """r(u|x) for images of shape [H, W, C]."""

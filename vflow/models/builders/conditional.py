@@ -53,6 +53,11 @@ class _ConditionalFlowSpec:
         """
         check_trunk_fields(self)
 
+    @classmethod
+    def tiny(cls) -> Any:
+        """At its smallest, for tests."""
+        return cls(filters=4, blocks=1, heads=2, dropout=0.0, coupling=MixLogisticSpec.tiny())
+
     def flow(self, shape: Shape) -> Flow:
         """From noise to a value of shape [H, W, C] in (0, 1)."""
         steps = steps_of(self, CONTEXT_CHANNELS)
@@ -74,6 +79,11 @@ class FlowDequantizerSpec(_ConditionalFlowSpec):
 @dataclass(frozen=True, kw_only=True)
 class UniformDequantizerSpec:
     """u uniform in [0, 1), so that log r(u|x) = 0; no options."""
+
+    @classmethod
+    def tiny(cls) -> UniformDequantizerSpec:
+        """At its smallest, for tests."""
+        return cls()
 
     def build(self, shape: Shape) -> ConditionalDensity:
         """r(u|x)."""
@@ -117,6 +127,11 @@ class FlowPosteriorSpec(_ConditionalFlowSpec):
 @dataclass(frozen=True, kw_only=True)
 class NormalPosteriorSpec:
     """z ~ N(0, I), whatever x is (VFlow, Theorem 1); no options."""
+
+    @classmethod
+    def tiny(cls) -> NormalPosteriorSpec:
+        """At its smallest, for tests."""
+        return cls()
 
     def build(
         self, shape: Shape, data_channels: int, shared: nn.Module | None

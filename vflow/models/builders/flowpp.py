@@ -63,6 +63,18 @@ class FlowppSpec:
         check_trunk_fields(self)
         require_int("affine_blocks", self.affine_blocks, 0)
 
+    @classmethod
+    def tiny(cls) -> FlowppSpec:
+        """At its smallest, for tests."""
+        return cls(
+            filters=4,
+            blocks=1,
+            heads=2,
+            dropout=0.0,
+            coupling=MixLogisticSpec.tiny(),
+            scales=((("checkerboard", 1),), (("channel", 1), ("checkerboard", 1))),
+        )
+
     def check(self, shape: Shape, extra: int) -> None:
         """Raise ValueError unless the images can be halved and split as the scales say."""
         require_divisible(shape, len(self.scales) - 1)

@@ -53,6 +53,11 @@ class _VectorGlowFields:
         require_slope("negative_slope", self.negative_slope)
         COUPLINGS.require("coupling", self.coupling)
 
+    @classmethod
+    def tiny(cls) -> Any:
+        """At its smallest, for tests."""
+        return cls(steps=2, hidden=6, layers=1)
+
     def flow(self, dims: int, context_dims: int) -> Flow:
         """The steps on vectors [B, D].
 
@@ -143,6 +148,11 @@ class VectorResidualSpec:
         for name in ("steps", "hidden", "layers"):
             require_int(name, getattr(self, name), 1)
         require_coefficient(self.coefficient)
+
+    @classmethod
+    def tiny(cls) -> VectorResidualSpec:
+        """At its smallest, for tests."""
+        return cls(steps=2, hidden=6, layers=1)
 
     def check(self, shape: Shape, extra: int) -> None:
         """Raise ValueError unless the data are vectors."""
