@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -18,11 +18,15 @@ from vflow.models.presets import (
     list_models,
     model_config,
 )
-from vflow.models.pretrained import locate, read_config
+from vflow.models.pretrained import build, choose_device, read_config
 from vflow.models.residual_flow import ResidualFlow, ResidualFlowConfig
+from vflow.models.saved_files import HubOptions, locate
 from vflow.models.tf32 import tf32
 from vflow.models.vector_vflow import VectorVFlow, VectorVFlowConfig
 from vflow.models.vflow import VFlow
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = [
     "OVERRIDES",
@@ -55,19 +59,32 @@ _CLASSES: dict[str, Any] = {
 }
 
 
-def load_model(path: str | Path, device: str | torch.device = "cpu") -> ImageFlow | VectorModel:
-    """Load a saved model of whatever class its config.json names.
+def load_model(
+    path: str | Path,
+    device: str | torch.device | None = None,
+    *,
+    map_location: str | torch.device | None = None,
+    strict: bool = True,
+    **hub: Unpack[HubOptions],
+) -> ImageFlow | VectorModel:
+    """Load a saved model of whatever class its config.json names, in evaluation mode.
+
+    `vflow.load_model` opens training runs and checkpoints too.
 
     Args:
-        path: A folder, or a repository id on the Hugging Face Hub.
-        device: Where to load to.
+        path: A model's folder, or a repository id on the Hugging Face Hub.
+        device: Where to load to; by default the CPU.
+        map_location: `device`, by the name that the Hub's models take it under.
+        strict: As for `from_pretrained`, like all the rest.
+        hub: As for `from_pretrained`.
 
     Raises:
         FileNotFoundError: If there is no such folder or repository, or a file is missing.
         ValueError: If a file is damaged, a pickle, or of an unknown class.
     """
-    config_path, _ = locate(path)
-    name, _ = read_config(config_path)
+    device = choose_device(device, map_location)
+    config_path, weights_path = locate(path, **hub)
+    name, fields = read_config(config_path)
     if name not in _CLASSES:
         raise ValueError(f"{config_path} must name a model of {', '.join(_CLASSES)}, got {name!r}")
-    return _CLASSES[name].from_pretrained(path, device=device)
+    return build(_CLASSES[name], fields, config_path, weights_path, strict).to(device)
