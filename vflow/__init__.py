@@ -6,13 +6,13 @@
 torch.Size([2, 3, 16, 16])
 """
 
+from vflow.loading import load_model
 from vflow.models import (
     FlowPlusPlus,
     Glow,
     VFlow,
     create_model,
     list_models,
-    load_model,
 )
 
 __version__ = "0.1.0"

@@ -10,6 +10,7 @@ the kind of device, whose random numbers differ.)
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -36,8 +37,10 @@ from vflow.evaluate.opening import (
     progress_bar,
     require_output,
     require_seed,
+    say_source,
 )
 from vflow.files import write_json
+from vflow.loading import find_model, folder_of_results
 from vflow.models import ImageFlow, tf32
 from vflow.models.config import require_choice, require_int
 from vflow.train.distributed import Ranks
@@ -48,7 +51,8 @@ class EvaluateConfig:
     """Measure a model's bits/dim; the same command run again goes on where it was interrupted."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A training run's folder, a model's folder, or a repository id on the Hugging Face Hub."""
+    """A training run's folder, a checkpoint's, a model's, or a repository id on the Hugging Face
+    Hub. Of a run, the newest parameters are taken."""
     data: str
     """Data set: photos, cifar10, imagenet32, imagenet64, fashion-mnist, folder:PATH or npy:PATH."""
     samples: int = 1
@@ -87,16 +91,18 @@ class EvaluateConfig:
         require_choice("precision", self.precision, ("fp32", "bf16"))
         require_choice("device", self.device, ("auto", "cpu", "cuda"))
 
-    @property
-    def out_path(self) -> Path:
-        """Where the results go."""
+    def results_path(self, step: int | None = None) -> Path:
+        """Where the results go.
+
+        Args:
+            step: The training step that the parameters are of, where it is known: those of another
+                one are another evaluation.
+        """
         if self.out is not None:
             return Path(self.out)
         name = re.sub(r"[^\w.-]+", "-", f"{self.data}-{self.split}-{self.samples}").strip("-")
-        folder = Path(self.model)
-        if not folder.is_dir():
-            folder = Path(re.sub(r"[^\w.-]+", "-", self.model).strip("-"))
-        return folder / f"evaluation-{name}.json"
+        of_step = "" if step is None else f"-step-{step}"
+        return folder_of_results(self.model) / f"evaluation-{name}{of_step}.json"
 
 
 @tf32(False)
@@ -118,7 +124,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         OSError: If something cannot be read or written.
         RunStopped: If the model gives a likelihood that is not finite.
     """
-    require_output("out", config.out_path, ".json")
+    require_output("out", config.results_path(), ".json")
     ranks = Ranks.from_environment()
     device = ranks.device(config.device)
     with ranks.group(device):
@@ -141,11 +147,15 @@ class _Evaluation:
                     f"{config.data}, got {count}"
                 )
             self.count = count
-            self.files = ImageResults(config.out_path, self._fingerprint(), ranks.rank)
+            self.out = config.results_path(self.source.step)
+            self.files = ImageResults(self.out, self._fingerprint(), ranks.rank)
 
     def _open(self, device: torch.device) -> None:
         config = self.config
-        self.model = open_model(config.model, device)
+        self.source = find_model(config.model)
+        if self.ranks.is_main:
+            say_source(self.source)
+        self.model = open_model(self.source, device)
         self.model.set_precision(config.precision)
         self.images = open_images(self.model, config.data, config.split, config.data_root)
 
@@ -176,7 +186,7 @@ class _Evaluation:
         with self.ranks.together(device):
             if self.ranks.is_main:
                 self.files.merge()
-                write_json(self.config.out_path, results)
+                write_json(self.out, results)
         return results
 
     def _evaluate(self, pending: list[int], known: Tensor, mine: Tensor) -> None:
@@ -243,6 +253,8 @@ class _Evaluation:
         config = self.config
         return {
             "model": config.model,
+            "weights": str(self.source.path),
+            "step": self.source.step,
             "class": type(self.model).__name__,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "data": config.data,
@@ -283,7 +295,14 @@ def _row(result: ImageResult) -> Tensor:
 
 
 def _model_digest(model: ImageFlow) -> str:
-    digest = hashlib.sha256(repr(model.config).encode())
+    config = model.config
+    # A field at the value that models had before there was one is left out: it changes nothing.
+    fields = [
+        f"{field.name}={getattr(config, field.name)!r}"
+        for field in dataclasses.fields(config)
+        if "before" not in field.metadata or getattr(config, field.name) != field.metadata["before"]
+    ]
+    digest = hashlib.sha256(f"{type(model).__name__}Config({', '.join(fields)})".encode())
     for name, value in model.state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy())
