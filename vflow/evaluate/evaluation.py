@@ -29,6 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vflow.console import RunStopped
+from vflow.data import images_digest
 from vflow.evaluate.image_results import ImageResult, ImageResults
 from vflow.evaluate.importance import importance_sample
 from vflow.evaluate.opening import (
@@ -148,7 +149,9 @@ class _Evaluation:
                 )
             self.count = count
             self.out = config.results_path(self.source.step)
-            self.files = ImageResults(self.out, self._fingerprint(), ranks.rank)
+            self.files = ImageResults(
+                self.out, self._fingerprint(), ranks.rank, lambda: _bare_digest(self.images)
+            )
 
     def _open(self, device: torch.device) -> None:
         config = self.config
@@ -165,7 +168,10 @@ class _Evaluation:
         known = torch.zeros(self.count, 4, dtype=torch.float64, device=device)
         with self.ranks.together(device):
             if self.ranks.is_main:
-                for image, result in self.files.merge(self.config.restart).items():
+                beside: list[Path] = []
+                if self.config.out is None:  # data by another path give the file another name
+                    beside = sorted(self.out.parent.glob("evaluation-*.images*.jsonl"))
+                for image, result in self.files.merge(self.config.restart, beside).items():
                     if image < self.count:
                         known[image] = _row(result)
         self.ranks.sum(known)
@@ -231,13 +237,12 @@ class _Evaluation:
         return results
 
     def _fingerprint(self) -> dict[str, Any]:
-        """What the result of an image depends on."""
+        """What the result of an image depends on; neither the model's path nor the data's."""
         config = self.config
         return {
             "model": _model_digest(self.model),
-            "data": config.data,
             "split": config.split,
-            "images": hashlib.sha256(self.images.numpy().data).hexdigest(),
+            "images": images_digest(self.images),
             "samples": config.samples,
             "seed": config.seed,
             "precision": config.precision,
@@ -306,6 +311,14 @@ def _model_digest(model: ImageFlow) -> str:
     for name, value in model.state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _bare_digest(images: Tensor) -> str:
+    """The digest of images that evaluations of earlier versions were told apart by."""
+    digest = hashlib.sha256()
+    for part in images.split(1024):
+        digest.update(part.contiguous().numpy().data)
     return digest.hexdigest()
 
 
