@@ -29,7 +29,7 @@ def test_the_whole_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     images = load_images("photos", "test", image_size=16).images[:5]
     codec = codecs.codec_bits_per_dim(images)
     assert (bits["png"], bits["webp"]) == (codec["png"], codec["webp"])
-    evaluation = json.loads(config.evaluation().out_path.read_text())
+    evaluation = json.loads(config.evaluation().results_path().read_text())
     assert bits["vflow"] == evaluation["bits_per_dim"]["mean"]
     assert (evaluation["images"], evaluation["samples"]) == (5, 2)
     text = capsys.readouterr().out

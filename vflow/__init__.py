@@ -6,6 +6,7 @@
 torch.Size([2, 3, 16, 16])
 """
 
+from vflow.loading import load_model
 from vflow.models import (
     FlowPlusPlus,
     Glow,
@@ -13,7 +14,6 @@ from vflow.models import (
     augment,
     create_model,
     list_models,
-    load_model,
 )
 
 __version__ = "0.1.0"

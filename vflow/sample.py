@@ -16,8 +16,15 @@ import torch
 import tyro
 from torch import Tensor
 
-from vflow.evaluate.opening import open_model, progress_bar, require_output, require_seed
+from vflow.evaluate.opening import (
+    open_model,
+    progress_bar,
+    require_output,
+    require_seed,
+    say_source,
+)
 from vflow.files import atomic_path
+from vflow.loading import find_model
 from vflow.models import ImageFlow
 from vflow.models.config import require_choice, require_int
 from vflow.plots import save_image_grid
@@ -33,7 +40,8 @@ class SampleConfig:
     """Draw samples: a picture of them, and beside it a .npz with all of them."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A training run's folder, a model's folder, or a repository id on the Hugging Face Hub."""
+    """A training run's folder, a checkpoint's, a model's, or a repository id on the Hugging Face
+    Hub. Of a run, the newest parameters are taken."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
     """How many; the picture shows the first 256."""
     temperature: float = 1.0
@@ -82,7 +90,9 @@ def sample(config: SampleConfig) -> Tensor:
     """
     require_output("out", Path(config.out), ".png")
     require_output("npz", config.npz_path, ".npz")
-    model = open_model(config.model, Ranks().device(config.device))
+    source = find_model(config.model)
+    say_source(source)
+    model = open_model(source, Ranks().device(config.device))
     images = draw_samples(
         model, config.n, config.temperature, config.seed, config.batch_size, progress=True
     )

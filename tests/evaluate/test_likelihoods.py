@@ -61,7 +61,7 @@ def test_results_are_means_and_standard_errors(
     folder: Path, whole: dict[str, Any], make_config: Callable[..., EvaluateConfig]
 ) -> None:
     config = make_config()
-    assert evaluate(config) == {**json.loads(config.out_path.read_text())}
+    assert evaluate(config) == {**json.loads(config.results_path().read_text())}
     model = vflow.load_model(folder / "model")
     elbo, log_prob = importance_sample(model, held_out_images(folder), range(IMAGES), SAMPLES)
     for values, kind in ((elbo, "elbo_bits_per_dim"), (log_prob, "bits_per_dim")):

@@ -19,18 +19,18 @@ def test_results_of_another_evaluation_are_not_mixed_in(
     make_config: Callable[..., EvaluateConfig], folder: Path
 ) -> None:
     evaluate(make_config(images=2))
-    before = make_config().out_path.read_bytes()
+    before = make_config().results_path().read_bytes()
     with pytest.raises(
         ValueError, match=r"is of samples 5, seed 0, got samples 6, seed 2; --restart replaces it$"
     ):
         evaluate(make_config(samples=6, seed=2))
     with pytest.raises(ValueError, match=r"is of split test, images \w{12}, got split train"):
         evaluate(make_config(split="train"))
-    assert make_config().out_path.read_bytes() == before
+    assert make_config().results_path().read_bytes() == before
     results = evaluate(make_config(samples=6, images=2, restart=True))
     assert results["samples"] == 6
 
-    progress = make_config().out_path.with_name("results.images.jsonl")
+    progress = make_config().results_path().with_name("results.images.jsonl")
     progress.write_text("nonsense\n")
     with pytest.raises(ValueError, match=r"must begin with the fingerprint .* --restart"):
         evaluate(make_config())
@@ -48,7 +48,7 @@ def test_a_diverged_model_is_named(
         RunStopped, match=r"^log P must be finite, got (nan|-inf) for image 0 of npy:"
     ):
         evaluate(config)
-    assert not config.out_path.exists()
+    assert not config.results_path().exists()
 
 
 @pytest.mark.parametrize(

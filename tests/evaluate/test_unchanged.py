@@ -47,8 +47,8 @@ def test_an_interrupted_evaluation_goes_on(
     with pytest.raises(KeyboardInterrupt):
         evaluate(config)
     assert "run the same command to go on" in capsys.readouterr().err
-    assert not config.out_path.exists()
-    progress = config.out_path.with_name("results.images.jsonl")
+    assert not config.results_path().exists()
+    progress = config.results_path().with_name("results.images.jsonl")
     assert len(progress.read_text().splitlines()) == 1 + 4
     with progress.open("a") as file:
         file.write('{"image": 4, "elbo": -1')  # what a process killed while writing leaves
@@ -65,7 +65,7 @@ def test_an_interrupted_evaluation_goes_on(
     assert numbers(results) == pytest.approx(
         numbers(whole), rel=1e-6 if precision == "fp32" else 0.01
     )
-    assert json.loads(config.out_path.read_text()) == results
+    assert json.loads(config.results_path().read_text()) == results
 
     assert numbers(evaluate(config)) == numbers(results)  # done already
     assert len(calls) == 2
@@ -98,9 +98,9 @@ def test_two_processes_come_to_the_same(
     config = make_config(images=5)
     evaluate(config)  # two images are left for two processes
     # What a process of an earlier, interrupted evaluation has left behind is made use of.
-    lines = config.out_path.with_name("results.images.jsonl").read_text().splitlines(True)
-    config.out_path.with_name("results.images.jsonl").write_text("".join(lines[:3]))
-    config.out_path.with_name("results.images.rank2.jsonl").write_text(lines[0] + lines[4])
+    lines = config.results_path().with_name("results.images.jsonl").read_text().splitlines(True)
+    config.results_path().with_name("results.images.jsonl").write_text("".join(lines[:3]))
+    config.results_path().with_name("results.images.rank2.jsonl").write_text(lines[0] + lines[4])
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "vflow"]
     flags = ["--data", config.data, "--samples", str(SAMPLES), "--out", str(config.out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
@@ -114,7 +114,7 @@ def test_two_processes_come_to_the_same(
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("bits/dim on 7 test images") == 1
-    results = json.loads(config.out_path.read_text())
+    results = json.loads(config.results_path().read_text())
     assert results["processes"] == 2
     assert numbers(results) == pytest.approx(numbers(whole), rel=1e-6)
     names = sorted(path.name for path in tmp_path.iterdir())

@@ -31,8 +31,8 @@ def test_a_training_run(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     train(config)
     evaluation_config = EvaluateConfig(model=str(run), data=data)
     finished = evaluate(evaluation_config)
-    assert evaluation_config.out_path.parent == run
-    assert evaluation_config.out_path.is_file()
+    assert evaluation_config.results_path(3).parent == run
+    assert evaluation_config.results_path(3).is_file()
     model = open_model(run)
 
     (run / "model").rename(tmp_path / "model")
@@ -63,6 +63,6 @@ def test_the_default_place_of_results(tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()
     beside = EvaluateConfig(model=str(model), data=data, samples=3)
-    assert beside.out_path == model / "evaluation-folder-some-where-test-3.json"
+    assert beside.results_path() == model / "evaluation-folder-some-where-test-3.json"
     hub = EvaluateConfig(model="someone/model", data="photos", split="train")
-    assert hub.out_path == Path("someone-model/evaluation-photos-train-1.json")
+    assert hub.results_path() == Path("someone-model/evaluation-photos-train-1.json")

@@ -28,7 +28,7 @@ def _evaluate(args: Sequence[str]) -> None:
     config = parse(EvaluateConfig, "vflow evaluate", args)
     results = evaluate(config)
     if Ranks.from_environment().is_main:
-        print(f"{summary(results)}\nwritten to {config.out_path}")
+        print(f"{summary(results)}\nwritten to {config.results_path(results['step'])}")
 
 
 def _sample(args: Sequence[str]) -> None:

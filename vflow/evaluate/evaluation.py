@@ -10,6 +10,7 @@ the kind of device, whose random numbers differ.)
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 import platform
@@ -27,6 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vflow.console import RunStopped
+from vflow.data import images_digest
 from vflow.evaluate.image_results import ImageResult, ImageResults
 from vflow.evaluate.importance import importance_sample
 from vflow.evaluate.opening import (
@@ -35,8 +37,10 @@ from vflow.evaluate.opening import (
     progress_bar,
     require_output,
     require_seed,
+    say_source,
 )
 from vflow.files import write_json
+from vflow.loading import find_model, folder_of_results
 from vflow.models import ImageFlow, tf32
 from vflow.models.config import require_choice, require_int
 from vflow.train.distributed import Ranks
@@ -47,7 +51,8 @@ class EvaluateConfig:
     """Measure a model's bits/dim; the same command run again goes on where it was interrupted."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A training run's folder, a model's folder, or a repository id on the Hugging Face Hub."""
+    """A training run's folder, a checkpoint's, a model's, or a repository id on the Hugging Face
+    Hub. Of a run, the newest parameters are taken."""
     data: str
     """Data set: photos, cifar10, imagenet32, imagenet64, fashion-mnist, folder:PATH or npy:PATH."""
     samples: int = 1
@@ -86,16 +91,18 @@ class EvaluateConfig:
         require_choice("precision", self.precision, ("fp32", "bf16"))
         require_choice("device", self.device, ("auto", "cpu", "cuda"))
 
-    @property
-    def out_path(self) -> Path:
-        """Where the results go."""
+    def results_path(self, step: int | None = None) -> Path:
+        """Where the results go.
+
+        Args:
+            step: The training step that the parameters are of, where it is known: those of another
+                one are another evaluation.
+        """
         if self.out is not None:
             return Path(self.out)
         name = re.sub(r"[^\w.-]+", "-", f"{self.data}-{self.split}-{self.samples}").strip("-")
-        folder = Path(self.model)
-        if not folder.is_dir():
-            folder = Path(re.sub(r"[^\w.-]+", "-", self.model).strip("-"))
-        return folder / f"evaluation-{name}.json"
+        of_step = "" if step is None else f"-step-{step}"
+        return folder_of_results(self.model) / f"evaluation-{name}{of_step}.json"
 
 
 @tf32(False)
@@ -117,7 +124,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         OSError: If something cannot be read or written.
         RunStopped: If the model gives a likelihood that is not finite.
     """
-    require_output("out", config.out_path, ".json")
+    require_output("out", config.results_path(), ".json")
     ranks = Ranks.from_environment()
     device = ranks.device(config.device)
     with ranks.group(device):
@@ -140,11 +147,17 @@ class _Evaluation:
                     f"{config.data}, got {count}"
                 )
             self.count = count
-            self.files = ImageResults(config.out_path, self._fingerprint(), ranks.rank)
+            self.out = config.results_path(self.source.step)
+            self.files = ImageResults(
+                self.out, self._fingerprint(), ranks.rank, lambda: _bare_digest(self.images)
+            )
 
     def _open(self, device: torch.device) -> None:
         config = self.config
-        self.model = open_model(config.model, device)
+        self.source = find_model(config.model)
+        if self.ranks.is_main:
+            say_source(self.source)
+        self.model = open_model(self.source, device)
         self.model.set_precision(config.precision)
         self.images = open_images(self.model, config.data, config.split, config.data_root)
 
@@ -154,7 +167,10 @@ class _Evaluation:
         known = torch.zeros(self.count, 4, dtype=torch.float64, device=device)
         with self.ranks.together(device):
             if self.ranks.is_main:
-                for image, result in self.files.merge(self.config.restart).items():
+                beside: list[Path] = []
+                if self.config.out is None:  # data by another path give the file another name
+                    beside = sorted(self.out.parent.glob("evaluation-*.images*.jsonl"))
+                for image, result in self.files.merge(self.config.restart, beside).items():
                     if image < self.count:
                         known[image] = _row(result)
         self.ranks.sum(known)
@@ -175,7 +191,7 @@ class _Evaluation:
         with self.ranks.together(device):
             if self.ranks.is_main:
                 self.files.merge()
-                write_json(self.config.out_path, results)
+                write_json(self.out, results)
         return results
 
     def _evaluate(self, pending: list[int], known: Tensor, mine: Tensor) -> None:
@@ -220,13 +236,12 @@ class _Evaluation:
         return results
 
     def _fingerprint(self) -> dict[str, Any]:
-        """What the result of an image depends on."""
+        """What the result of an image depends on; neither the model's path nor the data's."""
         config = self.config
         return {
             "model": _model_digest(self.model),
-            "data": config.data,
             "split": config.split,
-            "images": hashlib.sha256(self.images.numpy().data).hexdigest(),
+            "images": images_digest(self.images),
             "samples": config.samples,
             "seed": config.seed,
             "precision": config.precision,
@@ -242,6 +257,8 @@ class _Evaluation:
         config = self.config
         return {
             "model": config.model,
+            "weights": str(self.source.path),
+            "step": self.source.step,
             "class": type(self.model).__name__,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "data": config.data,
@@ -282,10 +299,25 @@ def _row(result: ImageResult) -> Tensor:
 
 
 def _model_digest(model: ImageFlow) -> str:
-    digest = hashlib.sha256(repr(model.config).encode())
+    config = model.config
+    # A field at the value that models had before there was one is left out: it changes nothing.
+    fields = [
+        f"{field.name}={getattr(config, field.name)!r}"
+        for field in dataclasses.fields(config)
+        if "before" not in field.metadata or getattr(config, field.name) != field.metadata["before"]
+    ]
+    digest = hashlib.sha256(f"{type(model).__name__}Config({', '.join(fields)})".encode())
     for name, value in model.state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _bare_digest(images: Tensor) -> str:
+    """The digest of images that evaluations of earlier versions were told apart by."""
+    digest = hashlib.sha256()
+    for part in images.split(1024):
+        digest.update(part.contiguous().numpy().data)
     return digest.hexdigest()
 
 

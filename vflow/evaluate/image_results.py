@@ -6,9 +6,10 @@ appends to a file of its own; the first one merges what it finds when it starts,
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,18 +38,29 @@ class ImageResults:
         out: The evaluation's result file; these stand beside it as STEM.images*.jsonl.
         fingerprint: What the results depend on, JSON.
         rank: Number of this process.
+        bare_digest: Gives the digest of the images that evaluations were once told apart by, when
+            their fingerprints had the data's spelling in them too. Such a one goes on as well.
     """
 
-    def __init__(self, out: Path, fingerprint: dict[str, Any], rank: int = 0) -> None:
+    def __init__(
+        self,
+        out: Path,
+        fingerprint: dict[str, Any],
+        rank: int = 0,
+        bare_digest: Callable[[], str] | None = None,
+    ) -> None:
+        self._bare_digest = bare_digest
         self.path = out.with_name(f"{out.stem}.images.jsonl")
         self._mine = out.with_name(f"{out.stem}.images.rank{rank}.jsonl") if rank else self.path
         self._fingerprint = fingerprint
 
-    def merge(self, restart: bool = False) -> dict[int, ImageResult]:
+    def merge(self, restart: bool = False, beside: Iterable[Path] = ()) -> dict[int, ImageResult]:
         """Bring the files of all processes together in the first one's; only it may do so.
 
         Args:
             restart: Begin anew instead.
+            beside: Files of other names, which may be of the same evaluation: what they hold of it
+                is taken too, and they stay as they are.
 
         Returns:
             The results by image. What an interruption tore is not among them.
@@ -59,6 +71,9 @@ class ImageResults:
         """
         found: dict[int, ImageResult] = {}
         files = self._files()
+        for path in [] if restart else set(beside).difference(files):
+            with contextlib.suppress(ValueError):  # another evaluation's
+                found.update(self._read(path))
         for path in [] if restart else files:
             found.update(self._read(path))
         self._write(self.path, (found[image] for image in sorted(found)))
@@ -90,6 +105,9 @@ class ImageResults:
                 "--restart replaces it"
             )
         before = header["fingerprint"]
+        bare = self._bare_digest if "data" in before else None
+        if bare is not None and before.get("images") == bare():
+            before = {**before, "images": self._fingerprint["images"]}
         odd = [key for key, value in self._fingerprint.items() if before.get(key) != value]
         if odd:
             was, came = (
@@ -132,4 +150,5 @@ def _parse(line: str) -> dict[str, Any] | None:
 
 def _short(value: Any) -> str:
     """A value as an error shows it; of a digest, the first digits."""
-    return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)
+    text = str(value).rpartition(":")[2]
+    return text[:12] if isinstance(value, str) and len(text) == 64 else str(value)

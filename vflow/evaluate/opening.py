@@ -11,11 +11,9 @@ import torch
 from tqdm import tqdm
 
 from vflow.data import load_images
-from vflow.models import ImageFlow, load_model, make_model
+from vflow.loading import Source, find_model
+from vflow.models import ImageFlow
 from vflow.models.config import require_int
-from vflow.models.pretrained import WEIGHTS_NAME
-from vflow.models.tree import config_of_run
-from vflow.train.checkpoint import newest_checkpoint
 from vflow.train.config import MAX_SEED
 
 SIZED = ("photos", "folder:", "fashion-mnist")
@@ -23,30 +21,31 @@ SIZED = ("photos", "folder:", "fashion-mnist")
 LOG_SECONDS = 60
 
 
-def open_model(path: str | Path, device: str | torch.device = "cpu") -> ImageFlow:
+def open_model(path: str | Path | Source, device: str | torch.device = "cpu") -> ImageFlow:
     """Open an image model, in evaluation mode.
 
     Args:
-        path: A training run's folder (its finished model, or else the averaged parameters of its
-            newest intact checkpoint), a model's folder, or a repository id on the Hub.
+        path: As `vflow.load_model` takes it, or what `vflow.loading.find_model` found there.
         device: Where to load to.
 
     Raises:
         FileNotFoundError: If there is no such folder or repository, or a file is missing.
         ValueError: If a file is damaged or a pickle, or it is no image model.
     """
-    folder = Path(path)
-    is_run = not (folder / WEIGHTS_NAME).is_file()
-    if is_run and (folder / "model").is_dir():
-        path = folder / "model"
-    elif is_run and ((folder / "checkpoints").is_dir() or (folder / "metrics.jsonl").is_file()):
-        return _open_checkpoint(folder).to(device)
-    elif folder.exists() and not folder.is_dir():
-        raise ValueError(f"model must be a folder or a Hub repository, but {path} is a file")
-    model = load_model(path, device=device)
+    source = path if isinstance(path, Source) else find_model(path)
+    model = source.load()
     if not isinstance(model, ImageFlow):
-        raise ValueError(f"model must be one of images, but {path} is a {type(model).__name__}")
-    return model
+        raise ValueError(
+            f"model must be one of images, but {source.path} is a {type(model).__name__}"
+        )
+    return model.to(device)
+
+
+def say_source(source: Source) -> None:
+    """Tell on stderr which of a run's parameters were taken."""
+    if source.run is not None:
+        step = "" if source.step is None else f", of step {source.step}"
+        print(f"vflow: model: {source.path}{step}", file=sys.stderr)
 
 
 def open_images(model: ImageFlow, data: str, split: str, root: Path | None = None) -> torch.Tensor:
@@ -115,15 +114,3 @@ def require_seed(seed: Any) -> None:
     require_int("seed", seed, 0)
     if seed > MAX_SEED:
         raise ValueError(f"seed must be below 2^63, got {seed}")
-
-
-def _open_checkpoint(folder: Path) -> ImageFlow:
-    checkpoint = newest_checkpoint(folder / "checkpoints")
-    if checkpoint is None:
-        raise FileNotFoundError(
-            f"{folder} must hold a finished model or a checkpoint, but the run has made none yet"
-        )
-    model: ImageFlow = make_model(config_of_run(checkpoint.state["fixed"], str(checkpoint.path)))
-    model.load_state_dict(checkpoint.tensors("ema"))
-    model.mark_initialized()
-    return model.eval()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,13 +20,17 @@ from vflow.models.presets import (
     list_models,
     model_config,
 )
-from vflow.models.pretrained import locate, read_config
+from vflow.models.pretrained import choose_device, open_saved, read_config
 from vflow.models.residual_flow import ResidualFlow, ResidualFlowConfig
+from vflow.models.saved_files import HubOptions, locate
 from vflow.models.tf32 import tf32
 from vflow.models.tree import AugmentConfig, ModelConfig
 from vflow.models.vector_flow import VectorFlow
 from vflow.models.vector_vflow import VectorVFlow, VectorVFlowConfig
 from vflow.models.vflow import VFlow
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = [
     "OVERRIDES",
@@ -56,17 +60,29 @@ __all__ = [
 ]
 
 
-def load_model(path: str | Path, device: str | torch.device = "cpu") -> Any:
-    """Load a saved model of whatever class its config.json tells.
+def load_model(
+    path: str | Path,
+    device: str | torch.device | None = None,
+    *,
+    map_location: str | torch.device | None = None,
+    strict: bool = True,
+    **hub: Unpack[HubOptions],
+) -> Any:
+    """Load a saved model of whatever class its config.json tells, in evaluation mode.
+
+    `vflow.load_model` opens training runs and checkpoints too.
 
     Args:
-        path: A folder, or a repository id on the Hugging Face Hub.
-        device: Where to load to.
+        path: A model's folder, or a repository id on the Hugging Face Hub.
+        device: Where to load to; by default the CPU.
+        map_location: `device`, by the name that the Hub's models take it under.
+        strict: As for `from_pretrained`, like all the rest.
+        hub: As for `from_pretrained`.
 
     Raises:
         FileNotFoundError: If there is no such folder or repository, or a file is missing.
         ValueError: If a file is damaged, a pickle, or of an unknown kind.
     """
-    config_path, _ = locate(path)
-    found: Any = class_of(read_config(config_path))
-    return found.from_pretrained(path, device=device)
+    device = choose_device(device, map_location)
+    config_path, weights_path = locate(path, **hub)
+    return open_saved(read_config(config_path), weights_path, strict).to(device)

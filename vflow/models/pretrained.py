@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+from huggingface_hub import PyTorchModelHubMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vflow.files import atomic_path, read_json, write_json
 from vflow.io import format1
+from vflow.models.saved_files import CONFIG_NAME, WEIGHTS_NAME, HubOptions, locate
 from vflow.models.tree import ModelConfig, read_tree
 
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
 CARD_NAME = "README.md"
 
 T = TypeVar("T", bound="Pretrained")
@@ -72,37 +75,81 @@ class Pretrained(PyTorchModelHubMixin, library_name="vflow", tags=["normalizing-
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls: type[T],
-        path: str | Path,
+        pretrained_model_name_or_path: str | Path,
         *,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = None,
+        map_location: str | torch.device | None = None,
+        strict: bool = True,
+        **hub: Unpack[HubOptions],
     ) -> T:
         """Load a model that `save_pretrained` or `push_to_hub` wrote, in evaluation mode.
 
         Args:
-            path: A folder, or a repository id on the Hugging Face Hub.
-            revision: Branch, tag or commit on the Hub.
-            token: Access token for the Hub.
-            cache_dir: Where downloads are kept.
-            device: Where to load to.
+            pretrained_model_name_or_path: A folder, or a repository id on the Hugging Face Hub.
+            device: Where to load to; by default the CPU.
+            map_location: `device`, by the name that the Hub's models take it under.
+            strict: Whether the file must hold just this model's tensors. If not, those of its
+                tensors that the model has are loaded, in their shapes, and a warning names the
+                others.
+            hub: `revision`, `token`, `cache_dir`, `local_files_only` and `force_download`, as
+                everything on the Hub takes them (see `HubOptions`); a folder needs none.
 
         Raises:
             FileNotFoundError: If there is no such folder or repository, or a file is missing.
             ValueError: If a file is damaged, a pickle, or of another model.
         """
-        config_path, weights_path = locate(path, revision, token, cache_dir)
         from vflow.models.classes import class_of  # which imports this file
 
+        device = choose_device(device, map_location)
+        config_path, weights_path = locate(pretrained_model_name_or_path, **hub)
         config = read_config(config_path)
         found = class_of(config)
         if not issubclass(found, cls):
             raise ValueError(f"{config_path} must be of a {cls.__name__}, got a {found.__name__}")
-        model: Any = found(config)
-        load_weights(model, weights_path)
-        model.eval()
-        return model.to(device)
+        model: T = open_saved(config, weights_path, strict).to(device)
+        return model
+
+
+def choose_device(
+    device: str | torch.device | None, map_location: str | torch.device | None
+) -> torch.device:
+    """The one device that the two arguments mean, by default the CPU.
+
+    Raises:
+        ValueError: If they differ, or one names none.
+    """
+    given = {}
+    for name, value in (("device", device), ("map_location", map_location)):
+        if value is None:
+            continue
+        try:
+            given[name] = torch.device(value)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"{name} must name a device, got {value!r}") from error
+    if len(set(given.values())) > 1:
+        raise ValueError(f"map_location must be device where both are given, got {given}")
+    return next(iter(given.values()), torch.device("cpu"))
+
+
+def open_saved(config: ModelConfig, weights_path: Path, strict: bool = True) -> Any:
+    """Make a model of what was saved of it, in evaluation mode on the CPU.
+
+    Every saved model comes this way, those of a checkpoint too.
+
+    Args:
+        config: Its config.
+        weights_path: Its tensors, .safetensors.
+        strict: As `Pretrained.from_pretrained` has it.
+
+    Raises:
+        ValueError: If the file is damaged or does not fit; names it.
+    """
+    from vflow.models.classes import make_model  # which imports this file
+
+    model = make_model(config)
+    load_weights(model, weights_path, strict)
+    model.eval()
+    return model
 
 
 def take_old_names(model: Pretrained, state: dict[str, Any], prefix: str, *_: Any) -> None:
@@ -122,8 +169,13 @@ def read_config(path: Path) -> ModelConfig:
     return read_tree(read_json(path), str(path))
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a safetensors file of exactly this model's tensors, taking on their precision.
+def load_weights(model: nn.Module, path: Path, strict: bool = True) -> None:
+    """Load a safetensors file of this model's tensors, taking on their precision.
+
+    Args:
+        model: The model.
+        path: The file.
+        strict: As `Pretrained.from_pretrained` has it.
 
     Raises:
         ValueError: If the file is damaged, no safetensors, or of another model.
@@ -139,48 +191,16 @@ def load_weights(model: nn.Module, path: Path) -> None:
     tensors = {rename(name): value for name, value in tensors.items()}
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     came = {name: tuple(value.shape) for name, value in tensors.items()}
-    if came != expected:
-        names = expected.keys() | came.keys()
-        odd = sorted(name for name in names if expected.get(name) != came.get(name))
+    odd = sorted(n for n in expected.keys() | came.keys() if expected.get(n) != came.get(n))
+    if odd:
         first = f"{odd[0]} {came.get(odd[0], 'missing')} for {expected.get(odd[0], 'nothing')}"
-        raise ValueError(
-            f"{path} must hold the tensors of its config, but {len(odd)} differ: {first}, ..."
-        )
+        differ = f"{len(odd)} differ: {first}{', ...' * (len(odd) > 1)}"
+        if strict or any(name in expected and name in came for name in odd):
+            raise ValueError(f"{path} must hold the tensors of its config, but {differ}")
+        warnings.warn(f"{path} is loaded in part: of its tensors {differ}", stacklevel=3)
     floats = [value for value in tensors.values() if value.is_floating_point()]
-    if not all(value.isfinite().all() for value in floats):
-        raise ValueError(f"{path} must hold finite numbers, got NaN or infinity")
+    if not floats or not all(value.isfinite().all() for value in floats):
+        came_instead = "NaN or infinity" if floats else "none"
+        raise ValueError(f"{path} must hold finite numbers, got {came_instead}")
     model.to(floats[0].dtype)
-    model.load_state_dict(tensors)
-
-
-def locate(
-    path: str | Path,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
-) -> tuple[Path, Path]:
-    """The config and weights files of a model folder, or of a repository on the Hub.
-
-    Raises:
-        FileNotFoundError: Naming what is missing.
-    """
-    folder = Path(path)
-    if folder.is_dir():
-        for name in (CONFIG_NAME, WEIGHTS_NAME):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder} must hold a {name}, but there is none")
-        return folder / CONFIG_NAME, folder / WEIGHTS_NAME
-    try:
-        files = [
-            hf_hub_download(str(path), name, revision=revision, token=token, cache_dir=cache_dir)
-            for name in (CONFIG_NAME, WEIGHTS_NAME)
-        ]
-    except HFValidationError as error:
-        raise FileNotFoundError(
-            f"model must be a folder or a Hub repository, got {path}"
-        ) from error
-    except (EntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise FileNotFoundError(
-            f"{path} is no folder, and the Hub has no model of that name within reach: {error}"
-        ) from error
-    return Path(files[0]), Path(files[1])
+    model.load_state_dict(tensors, strict=strict)
