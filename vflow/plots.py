@@ -33,7 +33,8 @@ def save_image_grid(images: Tensor, path: str | Path, columns: int | None = None
     """Write images as one picture, row by row; small ones are enlarged, each pixel a square.
 
     Args:
-        images: uint8 [N, C, H, W], C = 1 (grey) or 3 (RGB).
+        images: uint8 [N, C, H, W]. Three channels are shown as RGB; of more, the first three are,
+            so that RGBA is shown without its alpha; of one or two, the first is, as grey.
         path: The picture; its suffix tells the format. It is whole or not there.
         columns: Images in a row; by default what makes the grid about square.
 
@@ -54,7 +55,7 @@ def save_side_by_side(
     """Write two grids side by side, each under its caption.
 
     Args:
-        left: uint8 [N, C, H, W], C = 1 or 3.
+        left: uint8 [N, C, H, W], shown as by `save_image_grid`.
         right: Alike; N may differ.
         path: The picture; its suffix tells the format.
         captions: What the left and the right grid show.
@@ -158,20 +159,20 @@ def _grid(images: Tensor, columns: int | None) -> Image.Image:
 
 
 def _to_nhwc(images: Any) -> np.ndarray:
-    """Images that a picture can show: uint8 [N, C, H, W] -> [N, H, W, C].
+    """What a picture can show of images: uint8 [N, C, H, W] -> [N, H, W, 1 (grey) or 3 (RGB)].
 
     Raises:
-        ValueError: Unless they are uint8, at least one, grey or RGB.
+        ValueError: Unless they are uint8 and at least one.
     """
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
         came = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"images must be a uint8 tensor, got {came}")
-    if images.ndim != 4 or not images.numel() or images.shape[1] not in (1, 3):
+    if images.ndim != 4 or not images.numel():
         raise ValueError(
-            "images must have shape [N, C, H, W] with C = 1 or 3 and none of them 0, "
-            f"got {tuple(images.shape)}"
+            f"images must have shape [N, C, H, W] with none of them 0, got {tuple(images.shape)}"
         )
-    return images.detach().permute(0, 2, 3, 1).cpu().numpy()
+    shown = images[:, : 3 if images.shape[1] >= 3 else 1]
+    return shown.detach().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _save(image: Image.Image, path: str | Path) -> None:

@@ -103,6 +103,17 @@ def test_damaged_checkpoint_is_named_and_passed_over(tmp_path, capsys, damage, n
     assert str(path / name) in warning
 
 
+def test_checkpoint_whose_files_begin_like_a_pickle_is_none(tmp_path):
+    # A safetensors file begins with the length of its header, which may well end in 0x80.
+    starts = set()
+    for length in range(1, 300, 8):
+        tensors = {"model": {"x" * length: torch.ones(1)}}
+        path = save_checkpoint(tmp_path, length, tensors, {}, keep=1)
+        starts.add((path / "model.safetensors").read_bytes()[:1])
+        assert open_checkpoint(path).step == length
+    assert b"\x80" in starts
+
+
 @pytest.mark.parametrize("damage", [_pickle, _torch_pickle])
 def test_pickle_is_called_one(tmp_path, damage):
     path = _save(tmp_path, 1)

@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import vflow
+from vflow.cli import main as command
 from vflow.console import RunStopped
 from vflow.models import ImageFlow
 from vflow.train import ModelOverrides, OptimConfig, train
@@ -291,6 +292,23 @@ def test_model_takes_the_shape_of_the_data(make_config, tmp_path, capsys):
     train(config)
     assert "flowpp-tiny takes the shape of the data: 1x12x8" in capsys.readouterr().out
     assert vflow.load_model(config.out / "model").data_shape == (1, 12, 8)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 5])
+def test_any_number_of_channels_trains_goes_on_and_is_sampled(make_config, tmp_path, channels):
+    shape = (20, 8, 8, channels)
+    values = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    np.save(tmp_path / "images.npy", values)
+    changes = {"data": f"npy:{tmp_path / 'images.npy'}", "preset": "vflow-tiny", "sample_every": 1}
+    for steps in (1, 2):
+        config = make_config(steps=steps, checkpoint_every=1, eval_every=1, **changes)
+        train(config)
+        with Image.open(config.out / "samples" / f"step-{steps:08d}.png") as image:
+            assert image.mode == ("L" if channels < 3 else "RGB")
+    assert vflow.load_model(config.out / "model").data_shape == (channels, 8, 8)
+    command(["sample", str(config.out), "-n", "2", "--out", str(tmp_path / "drawn.png")])
+    with np.load(tmp_path / "drawn.npz") as file:
+        assert file["images"].shape == (2, 8, 8, channels)
 
 
 def test_vflow_on_photographs_with_samples(make_config):

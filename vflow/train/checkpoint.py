@@ -139,7 +139,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
         if not file.is_file():
             raise FileNotFoundError(f"{file} must be a file, but there is none")
         with open(file, "rb") as stream:
-            if stream.read(4).startswith(_PICKLE_STARTS):
+            start = stream.read(9)
+            # Eight bytes of length, of which the first may be a pickle's too, then JSON.
+            if start.startswith(_PICKLE_STARTS) and start[8:] != b"{":
                 raise ValueError(f"{file} must be a safetensors file, got a pickle")
         size = file.stat().st_size
         if size != expected["bytes"]:
