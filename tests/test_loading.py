@@ -18,7 +18,7 @@ from vflow.cli import main
 from vflow.evaluate import EvaluateConfig, evaluate, open_model
 from vflow.loading import find_model
 from vflow.models import VFlow
-from vflow.models.config import VFlowConfig
+from vflow.models.builders import FLOWS, FlowppSpec
 from vflow.train import ModelOverrides, OptimConfig, TrainConfig, train
 
 
@@ -208,28 +208,25 @@ def test_one_reader_of_configs(run: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """A field that models were saved without: from a checkpoint, a folder, and whatever comes."""
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
-    class NewConfig(VFlowConfig):
+    class NewSpec(FlowppSpec):
         colour: str = dataclasses.field(default="blue", metadata={"before": "grey"})
 
     before = open_model(run)
     digest = evaluate_digest(before)
-    monkeypatch.setattr(VFlow, "config_class", NewConfig)
+    monkeypatch.setitem(FLOWS._classes, "flowpp", NewSpec)
     for path in (run, checkpoint(run, 4), checkpoint(run, 4) / "model.safetensors", run / "model"):
         model = vflow.load_model(path)
-        assert model.config.colour == "grey"
+        assert model.config.flow.colour == model.config.colour == "grey"
     assert VFlow.from_pretrained(run / "model").config.colour == "grey"
     assert evaluate_digest(open_model(run)) == digest  # an unfinished evaluation goes on
 
     # A field without a "before" is one that has to be there, for a checkpoint too.
-    monkeypatch.setattr(
-        VFlow,
-        "config_class",
-        dataclasses.make_dataclass(
-            "OtherConfig", [("odour", str, "none")], bases=(VFlowConfig,), frozen=True, kw_only=True
-        ),
+    other = dataclasses.make_dataclass(
+        "OtherSpec", [("odour", str, "none")], bases=(FlowppSpec,), frozen=True, kw_only=True
     )
+    monkeypatch.setitem(FLOWS._classes, "flowpp", other)
     with pytest.raises(
-        ValueError, match=r"state\.json must have just the fields of OtherConfig: odour"
+        ValueError, match=r"state\.json: flow: must have just the fields of OtherSpec: odour"
     ):
         vflow.load_model(run)
 

@@ -139,12 +139,21 @@ def leaves(tree: Any, path: str) -> dict[str, Any]:
     return found
 
 
-def to_tree(value: Any) -> Any:
-    """A config as JSON has it: objects with their kinds, lists for tuples."""
+def to_tree(value: Any, lean: bool = False) -> Any:
+    """A config as JSON has it: objects with their kinds, lists for tuples.
+
+    Args:
+        value: The config, or a value within one.
+        lean: Leave out the fields that have the value which files without them mean.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kind = getattr(value, "kind", None)
-        fields = {f.name: to_tree(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return fields if kind is None else {"kind": kind, **fields}
+        tree: dict[str, Any] = {} if kind is None else {"kind": kind}
+        for field in dataclasses.fields(value):
+            item = getattr(value, field.name)
+            if not (lean and "before" in field.metadata and field.metadata["before"] == item):
+                tree[field.name] = to_tree(item, lean)
+        return tree
     if isinstance(value, tuple | list):
-        return [to_tree(item) for item in value]
+        return [to_tree(item, lean) for item in value]
     return value

@@ -10,8 +10,8 @@ the kind of device, whose random numbers differ.)
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
+import json
 import math
 import platform
 import re
@@ -40,9 +40,11 @@ from vflow.evaluate.opening import (
     say_source,
 )
 from vflow.files import write_json
+from vflow.io.format1 import renaming_back
+from vflow.kinds import to_tree
 from vflow.loading import find_model, folder_of_results
 from vflow.models import ImageFlow, tf32
-from vflow.models.config import require_choice, require_int
+from vflow.models.config import flat_config, require_choice, require_int
 from vflow.train.distributed import Ranks
 
 
@@ -299,16 +301,14 @@ def _row(result: ImageResult) -> Tensor:
 
 
 def _model_digest(model: ImageFlow) -> str:
-    config = model.config
-    # A field at the value that models had before there was one is left out: it changes nothing.
-    fields = [
-        f"{field.name}={getattr(config, field.name)!r}"
-        for field in dataclasses.fields(config)
-        if "before" not in field.metadata or getattr(config, field.name) != field.metadata["before"]
-    ]
-    digest = hashlib.sha256(f"{type(model).__name__}Config({', '.join(fields)})".encode())
+    tree = model.config.to_tree()
+    flat = flat_config(model.config)
+    # Where it can, as before configs were trees, so that what was begun then goes on.
+    rename = (lambda name: name) if flat is None else renaming_back(tree)
+    config = json.dumps(to_tree(model.config, lean=True)) if flat is None else repr(flat)
+    digest = hashlib.sha256(config.encode())
     for name, value in model.state_dict().items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(f"{rename(name)} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 

@@ -130,16 +130,29 @@ def renaming(tree: Mapping[str, Any]) -> Callable[[str], str]:
     Args:
         tree: The model's config.
     """
-    outer = "density." if tree["dequantize"] is None else "density.density."
-    prefixes = {
-        "flow.": f"{outer}flow." if tree["augment"] is None else f"{outer}density.flow.",
-        "posterior.conditional.flow.": f"{outer}posterior.flow.",
-        "posterior.context.": f"{outer}posterior.context.",
-        "posterior.flows.": f"{outer}posterior.flow.flows.",
-        "dequantizer.conditional.": "density.dequantizer.",
-        "dequantizer.": "density.dequantizer.",
-    }
+    return _replacing(_prefixes(tree))
 
+
+def renaming_back(tree: Mapping[str, Any]) -> Callable[[str], str]:
+    """The function from a tensor's name of today to that in format 1."""
+    return _replacing({new: old for old, new in _prefixes(tree).items()})
+
+
+def _prefixes(tree: Mapping[str, Any]) -> dict[str, str]:
+    image = tree["dequantize"] is not None
+    outer = "density.density." if image else "density."
+    prefixes = {"flow.": f"{outer}flow." if tree["augment"] is None else f"{outer}density.flow."}
+    if image:
+        prefixes["posterior.conditional.flow."] = f"{outer}posterior.flow."
+        prefixes["posterior.context."] = f"{outer}posterior.context."
+        prefixes["dequantizer.conditional.flow."] = "density.dequantizer.flow."
+        prefixes["dequantizer.context."] = "density.dequantizer.context."
+    else:
+        prefixes["posterior.flows."] = f"{outer}posterior.flow.flows."
+    return prefixes
+
+
+def _replacing(prefixes: Mapping[str, str]) -> Callable[[str], str]:
     def rename(name: str) -> str:
         for old, new in prefixes.items():
             if name.startswith(old):

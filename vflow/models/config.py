@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -19,6 +20,7 @@ from vflow.models.tree import ModelConfig, from_flat
 __all__ = [
     "FlowPlusPlusConfig",
     "VFlowConfig",
+    "flat_config",
     "require_bool",
     "require_choice",
     "require_image_size",
@@ -160,3 +162,18 @@ class VFlowConfig(FlowPlusPlusConfig):
                 "shared_context must be False unless dequantizer and posterior are both 'flow', "
                 f"got {self.dequantizer!r} and {self.posterior!r}"
             )
+
+
+def flat_config(config: ModelConfig) -> FlowPlusPlusConfig | None:
+    """The flat config that is short for this one, None if none is."""
+    flat: type[FlowPlusPlusConfig] = FlowPlusPlusConfig if config.augment is None else VFlowConfig
+    fields = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(flat)
+        if hasattr(config, field.name)
+    }
+    try:
+        found = flat(**fields)
+    except ValueError:
+        return None
+    return found if found.to_model_config() == config else None
