@@ -1,10 +1,15 @@
-"""Every test: one thread, a fixed seed, and uninitialised memory that shows."""
+"""Every test: one thread, a fixed seed, and uninitialised memory that shows.
+
+Tests run in several processes at once (`pytest -n`); those marked `alone` one at a time.
+"""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from hypothesis import settings
+
+from tests.alone import pytest_runtest_protocol  # noqa: F401, a hook
 
 # Derandomised: a red run must be red again. No deadline: the first call of an operation is slow.
 settings.register_profile("vflow", deadline=None, derandomize=True, max_examples=30)

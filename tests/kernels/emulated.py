@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
+from filelock import FileLock
+
 from vflow.ops import native
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +32,7 @@ def why_not() -> str | None:
 
 @cache
 def library() -> ctypes.CDLL:
-    """The emulated library, compiled anew when a source has changed."""
+    """The emulated library, compiled anew by whoever comes first after a source has changed."""
     sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
     read = [
         path
@@ -41,13 +43,15 @@ def library() -> ctypes.CDLL:
     key = hashlib.sha256("\0".join(FLAGS).encode() + b"".join(p.read_bytes() for p in read))
     folder = ROOT / "build" / "emulator" / key.hexdigest()[:16]
     path = folder / "libvflow_cuda.so"
-    if not path.is_file():
-        shutil.rmtree(folder.parent, ignore_errors=True)
-        own = folder.with_name(f"{folder.name}-{os.getpid()}")  # of this process, until it is whole
-        own.mkdir(parents=True, exist_ok=True)
-        _compile([*sources, EMULATOR / "emulator.cpp"], own / path.name)
-        folder.mkdir(parents=True, exist_ok=True)
-        (own / path.name).replace(path)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / "lock"):
+        if not path.is_file():
+            for old in folder.parent.iterdir():
+                shutil.rmtree(old, ignore_errors=True)  # but not the lock, which is a file
+            folder.mkdir()
+            whole = folder / "being-linked.so"
+            _compile([*sources, EMULATOR / "emulator.cpp"], whole)
+            whole.replace(path)
     return native.load_cuda(path)
 
 

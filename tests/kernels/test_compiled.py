@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.alone
 REPOSITORY = Path(__file__).parents[2]
 LAUNCHES = (
     "mixlogistic K=32 f32",

@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+pytestmark = pytest.mark.alone  # two compilers at a time, of half a gigabyte each
+
 
 @pytest.fixture(scope="module")
 def usages():

@@ -14,6 +14,8 @@ from vflow.console import RunStopped
 from vflow.train import ModelOverrides, train
 from vflow.train.distributed import Ranks
 
+pytestmark = pytest.mark.alone  # two processes each
+
 # Trains in float64, where the order of a sum is all that two processes can change.
 DOUBLE = """
 import sys

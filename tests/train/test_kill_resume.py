@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "kill_resume.py"
 
 
+@pytest.mark.alone
 def test_run_killed_at_random_moments_ends_bit_identical():
     command = [sys.executable, str(SCRIPT), "--kills", "3", "--steps", "20"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

@@ -1,0 +1,42 @@
+"""Tests of several processes: what is marked `alone` waits for its like."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests import alone
+
+TESTS = """
+import os, time, pytest
+
+@pytest.fixture
+def machine():
+    os.close(os.open({busy!r}, os.O_CREAT | os.O_EXCL))
+    yield
+    os.unlink({busy!r})
+
+@pytest.mark.alone
+@pytest.mark.parametrize("number", range(2))
+def test_has_the_machine(machine, number):
+    time.sleep(0.5)  # for the other to begin, if it may
+"""
+
+
+def test_marked_tests_wait_for_one_another(tmp_path):
+    (tmp_path / "test_both.py").write_text(TESTS.format(busy=str(tmp_path / "busy")))
+    ours = (alone.HELD, "PYTEST_XDIST_WORKER")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-n", "2", "-p", "tests.alone"),
+            *("-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", tmp_path, tmp_path),
+        ],
+        cwd=Path(__file__).parents[1],
+        env={name: text for name, text in os.environ.items() if name not in ours},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
