@@ -5,9 +5,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # A CPU build of torch, where the package index offers one, spares gigabytes of CUDA libraries.
 TORCH ?= torch>=2.11,<2.14
+DOCS := 'mkdocs-material>=9.5,<10' 'mkdocstrings-python>=1.12'
 SOURCES := setup.py CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test lint bench sanitize clean
+.PHONY: demo test lint docs bench sanitize clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m vflow.demo
@@ -21,6 +22,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(shell find csrc -type f)
 
+# The site, into site/: a broken link or an unknown name fails. Needs neither torch nor the libraries.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 bench: $(VENV)/.installed-dev
 	$(BIN)/python bench/ops.py
 	$(BIN)/python bench/throughput.py
@@ -30,10 +35,14 @@ sanitize: $(VENV)/.installed-dev
 	PYTHON=$(BIN)/python scripts/sanitize.sh
 
 clean:
-	rm -rf $(VENV) build vflow/_lib *.egg-info
+	rm -rf $(VENV) build site vflow/_lib *.egg-info
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.docs: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet $(DOCS)
+	touch $@
 
 $(VENV)/.torch: | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet '$(TORCH)'

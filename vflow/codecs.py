@@ -18,6 +18,12 @@ from torch import Tensor
 MAX_SIDE = 8192
 """Pixels in a mosaic's side; images that need more go into several. WebP ends at 16383."""
 
+SETTINGS: dict[str, dict[str, object]] = {
+    "png": {"optimize": True, "compress_level": 9},
+    "webp": {"lossless": True, "quality": 100, "method": 6},
+}
+"""Pillow's name of each codec -> its best effort."""
+
 
 def codec_bits_per_dim(images: Tensor) -> dict[str, float]:
     """Bits per data dimension of the images as PNG and as lossless WebP, each at its best effort.
@@ -35,28 +41,16 @@ def codec_bits_per_dim(images: Tensor) -> dict[str, float]:
         ValueError: If the images are of another type or shape.
         OSError: If Pillow was built without WebP.
     """
-    if images.dtype != torch.uint8:
-        raise ValueError(f"images must be uint8, got {images.dtype}")
-    if images.ndim != 4 or not images.numel() or images.shape[1] not in (1, 3):
-        raise ValueError(
-            "images must have shape [N, C, H, W] with C = 1 or 3 and none of them 0, "
-            f"got {tuple(images.shape)}"
-        )
+    require_codec_images(images)
     pixels = images.permute(0, 2, 3, 1).cpu().numpy()
     height, width = pixels.shape[1:3]
     if max(height, width) > MAX_SIDE:
         raise ValueError(f"images must be at most {MAX_SIDE} pixels a side, got {height}x{width}")
-    if not features.check("webp"):
-        raise OSError("Pillow must be built with WebP, but this one is not: pip install pillow")
     room = (MAX_SIDE // height) * (MAX_SIDE // width)
     mosaics = [_mosaic(pixels[start : start + room]) for start in range(0, len(pixels), room)]
-    settings: dict[str, dict[str, object]] = {
-        "png": {"optimize": True, "compress_level": 9},
-        "webp": {"lossless": True, "quality": 100, "method": 6},
-    }
     return {
-        codec: 8 * sum(_encoded_bytes(mosaic, codec, options) for mosaic in mosaics) / pixels.size
-        for codec, options in settings.items()
+        codec: 8 * sum(encoded_bytes(mosaic, codec, options) for mosaic in mosaics) / pixels.size
+        for codec, options in SETTINGS.items()
     }
 
 
@@ -72,7 +66,25 @@ def _mosaic(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(tiled[..., 0] if channels == 1 else tiled)
 
 
-def _encoded_bytes(mosaic: Image.Image, codec: str, options: dict[str, object]) -> int:
+def encoded_bytes(picture: Image.Image, codec: str, options: dict[str, object]) -> int:
+    """Size of a picture's whole file by one of Pillow's codecs.
+
+    Raises:
+        OSError: If Pillow was built without the codec.
+    """
+    if codec == "webp" and not features.check("webp"):
+        raise OSError("Pillow must be built with WebP, but this one is not: pip install pillow")
     buffer = io.BytesIO()
-    mosaic.save(buffer, format=codec, **options)
+    picture.save(buffer, format=codec, **options)
     return len(buffer.getvalue())
+
+
+def require_codec_images(images: Tensor) -> None:
+    """Raise ValueError unless images are uint8 [N, C, H, W], N >= 1, grey or RGB."""
+    if images.dtype != torch.uint8:
+        raise ValueError(f"images must be uint8, got {images.dtype}")
+    if images.ndim != 4 or not images.numel() or images.shape[1] not in (1, 3):
+        raise ValueError(
+            "images must have shape [N, C, H, W] with C = 1 or 3 and none of them 0, "
+            f"got {tuple(images.shape)}"
+        )

@@ -40,6 +40,21 @@ def _sample(args: Sequence[str]) -> None:
     print(f"{len(images)} samples in {config.npz_path}, shown in {config.out}")
 
 
+def _score(args: Sequence[str]) -> None:
+    from vflow.cli.arguments import parse
+    from vflow.scores.command import ScoreConfig, report, score
+
+    config = parse(ScoreConfig, "vflow score", args)
+    print(f"{report(score(config))}\nwritten to {config.out}")
+
+
+def _report(args: Sequence[str]) -> None:
+    from vflow.cli.arguments import parse
+    from vflow.report import ReportConfig, report
+
+    print(f"written to {report(parse(ReportConfig, 'vflow report', args))}")
+
+
 def _models(args: Sequence[str]) -> None:
     from vflow.cli.about import ModelsConfig, describe_presets
     from vflow.cli.arguments import parse
@@ -73,6 +88,8 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "train": (_train, "train a model, or go on with an interrupted run"),
     "evaluate": (_evaluate, "measure bits/dim by the bound and by importance sampling"),
     "sample": (_sample, "draw samples, as a picture and as an array"),
+    "score": (_score, "tell which images do not belong to what a model was trained on"),
+    "report": (_report, "lay training runs over each other on one page"),
     "models": (_models, "list the presets"),
     "info": (_info, "tell versions, devices and which operations run on what"),
     "demo": (_demo, "train a small VFlow on photographs in a few minutes"),
