@@ -43,8 +43,12 @@ class ConditionalDensity(nn.Module):
         """x [B, ...], eps [B, ...] -> value, log-density [B] in nats."""
         if self.flow is None:
             return eps, self.base.log_prob(eps)
+        value, logdet = self.flow(eps, self.features(x))
+        return value, self.base.log_prob(eps) - logdet
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the transform is told of x [B, ...]."""
         network: Any = self.context if not self._borrowed else self._borrowed[0]
         prepared = x if self.prepare is None else self.prepare(x)
-        features = prepared if network is None else network(prepared)
-        value, logdet = self.flow(eps, features)
-        return value, self.base.log_prob(eps) - logdet
+        features: Tensor = prepared if network is None else network(prepared)
+        return features

@@ -17,27 +17,25 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from vflow.densities import Augmented, Dequantized, FlowDensity
+from vflow.densities.base import LOG_2PI, Density, Uniform
+from vflow.densities.conditional import ConditionalDensity
 from vflow.flows import (
     ActNormConv1x1,
     ChannelSplit,
     CheckerboardSplit,
     Compose,
+    Coupling,
+    FactorOut,
     Flow,
-    GaussianAffineCoupling,
     Inverse,
-    MixLogisticCoupling,
     PerHalf,
     Preprocess,
     Sigmoid,
     SpaceToDepth,
     TupleFlip,
 )
-from vflow.flows.elementwise import PIXEL_VALUES
-from vflow.models import ImageFlow, VFlow
-from vflow.models.dequantize import UniformDequantizer
-from vflow.models.posterior import NormalPosterior
-from vflow.nets import ContextNetwork
-from vflow.ops import mixlogistic
+from vflow.models import ImageFlow
 
 Places: TypeAlias = Any
 """The pixel of each element: int64 [H, W, C], or a pair of such for halves."""
@@ -59,66 +57,62 @@ def pixel_bits(
 
     Returns:
         [B, H, W]; sums over the pixels to -ELBO / ln 2 of each image.
+
+    Raises:
+        ValueError: If a layer's log-determinant is no sum over elements: a residual block's.
     """
-    channels, height, width = model.data_shape
-    noise = model.draw_noise(len(images), generator)
-    for name, value in (("eps_u", eps_u), ("eps_z", eps_z)):
-        if value is not None:
-            noise[name] = value
+    given = {name: eps for name, eps in (("eps_u", eps_u), ("eps_z", eps_z)) if eps is not None}
+    noise = {**model.draw_noise(len(images), generator), **given}
     model.elbo(images, generator=None, **noise)  # checks the arguments
-    eps_u, eps_z = (
-        None if name not in noise else noise[name].permute(0, 2, 3, 1).contiguous()
-        for name in ("eps_u", "eps_z")
-    )
-    assert eps_u is not None
-    pixels = images.permute(0, 2, 3, 1).to(eps_u.dtype)
+    _, height, width = model.data_shape
     nats = torch.zeros(len(images), height * width, dtype=torch.float64, device=model.device)
 
     def add(terms: Tensor, places: Tensor) -> None:
-        flat = places.flatten().to(nats.device)
-        nats.index_add_(1, flat, terms.flatten(1).double())
+        nats.index_add_(1, places.flatten().to(nats.device), terms.flatten(1).double())
 
-    def subtract(terms: Tensor, places: Tensor) -> None:
-        add(-terms, places)
-
-    places = torch.arange(height * width).view(height, width, 1)
-    at_data = places.expand(height, width, channels)
-    if isinstance(model.dequantizer, UniformDequantizer):
-        u = eps_u
-    else:
-        features = model.dequantizer.context(pixels / PIXEL_VALUES - 0.5)
-        u = _conditional(model.dequantizer.conditional, eps_u, at_data, features, subtract)
-    x, _ = _follow(model.preprocess, pixels + u, at_data, None, add)
-    h, where = x, at_data
-    if isinstance(model, VFlow):
-        assert eps_z is not None
-        at_z = places.expand(height, width, eps_z.shape[-1])
-        if isinstance(model.posterior, NormalPosterior):
-            z = eps_z
-            subtract(_normal_terms(eps_z), at_z)
-        else:
-            network = model.posterior.context or model.dequantizer.context
-            assert isinstance(network, ContextNetwork)
-            z = _conditional(model.posterior.conditional, eps_z, at_z, network(x), subtract)
-        h, where = torch.cat([x, z], -1), torch.cat([at_data, at_z], -1)
-    latent, where = _follow(model.flow, h, where, None, add)
-    add(_normal_terms(latent), where)
+    pixels = torch.arange(height * width).view(height, width, 1)
+    rows = {name: eps.permute(0, 2, 3, 1).contiguous() for name, eps in noise.items()}
+    x = images.permute(0, 2, 3, 1).to(rows["eps_u"].dtype)
+    _add_terms(model.density, x, pixels.expand(x.shape[1:]), rows, add)
     return (-nats / math.log(2)).view(-1, height, width)
 
 
-def _conditional(
-    conditional: Any, eps: Tensor, places: Tensor, features: Tensor, add: Add
+def _add_terms(
+    density: Density, x: Tensor, places: Tensor, noise: dict[str, Tensor], add: Add
+) -> None:
+    """Add the terms of a density's bound on log p(x) to their pixels."""
+    if isinstance(density, Dequantized):
+        u = _sampled(density.dequantizer, x, noise["eps_u"], places, add)
+        value, _ = _follow(density.preprocess, x + u, places, None, add)
+        _add_terms(density.density, value, places, noise, add)
+    elif isinstance(density, Augmented):
+        eps = noise["eps_z"]
+        at_z = places[..., :1].expand(eps.shape[1:])
+        z = _sampled(density.posterior, x, eps, at_z, add)
+        joined = torch.cat([x, z], -1)
+        _add_terms(density.density, joined, torch.cat([places, at_z], -1), noise, add)
+    else:
+        assert isinstance(density, FlowDensity)
+        latent, at = _follow(density.flow, x, places, None, add)
+        for part, where in zip(_tuple(latent), _tuple(at), strict=True):
+            add(_normal_terms(part), where)
+
+
+def _sampled(
+    conditional: ConditionalDensity, x: Tensor, eps: Tensor, places: Tensor, add: Add
 ) -> Tensor:
-    """The variable of a conditional flow; adds the terms of its log-density."""
-    add(_normal_terms(eps), places)
-    value, _ = _follow(
-        conditional.flow, eps, places, features, lambda terms, where: add(-terms, where)
-    )
+    """A value of q(z|x) or r(u|x); takes the terms of its log-density off."""
+    if not isinstance(conditional.base, Uniform):
+        add(-_normal_terms(eps), places)
+    if conditional.flow is None:
+        return eps
+    features = conditional.features(x)
+    value, _ = _follow(conditional.flow, eps, places, features, add)
     return value
 
 
 def _normal_terms(eps: Tensor) -> Tensor:
-    return -0.5 * (eps.square() + math.log(2 * math.pi))
+    return -0.5 * (eps.square() + LOG_2PI)
 
 
 @singledispatch
@@ -179,22 +173,28 @@ def _(flow: ActNormConv1x1, x: Tensor, places: Tensor, context: Tensor | None, a
 
 
 @_follow.register
-def _(flow: MixLogisticCoupling, x: Any, places: Places, context: Tensor | None, add: Add) -> Any:
-    (x1, x2), width = x, 2 + 3 * flow.components
-    params = flow.net(x1, context).reshape(-1, 1, 1, 1, width)
-    y2, terms = mixlogistic(x2.reshape(-1, 1, 1, 1), params, flow.squash)
+def _(flow: Coupling, x: Any, places: Places, context: Tensor | None, add: Add) -> Any:
+    (x1, x2), count = x, flow.parameters_per_element
+    params = flow.net(x1, context).reshape(-1, 1, 1, 1, count)
+    y2, terms = flow.transform(x2.reshape(-1, 1, 1, 1), params)  # an element a row
     add(terms.view(x2.shape), places[1])
     return (x1, y2.view(x2.shape)), places
 
 
 @_follow.register
-def _(
-    flow: GaussianAffineCoupling, x: Any, places: Places, context: Tensor | None, add: Add
-) -> Any:
-    y, _ = flow(x, context)
-    _, sigma = flow._mean_and_sigma(x[0], context)
-    add(-sigma.log(), places[1])
-    return y, places
+def _(flow: FactorOut, x: Tensor, places: Tensor, context: Tensor | None, add: Add) -> Any:
+    kept = flow.kept
+    y, where = _follow(flow.rest, x[..., :kept], places[..., :kept], context, add)
+    eps, at = x[..., kept:], places[..., kept:]
+    if flow.prior is not None:
+        mean, log_sigma = flow._mean_and_log_sigma(x[..., :kept])
+        add(-log_sigma, at)
+        eps = (eps - mean) * torch.exp(-log_sigma)
+    return (eps, *_tuple(y)), (at, *_tuple(where))
+
+
+def _tuple(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:
