@@ -11,7 +11,11 @@ import torch
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 PROSE = [*PAGES, *sorted(ROOT.glob("*.md"))]
-EXAMPLES = [ROOT / "docs" / "index.md", *sorted((ROOT / "docs" / "guides").glob("*.md"))]
+EXAMPLES = [
+    ROOT / "README.md",
+    ROOT / "docs" / "index.md",
+    *sorted((ROOT / "docs" / "guides").glob("*.md")),
+]
 
 
 def _python(page: Path) -> list[str]:
@@ -19,7 +23,10 @@ def _python(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("page", [p for p in EXAMPLES if _python(p)], ids=lambda p: p.stem)
-def test_the_code_of_a_page_runs(page: Path, capsys: pytest.CaptureFixture):
+def test_the_code_of_a_page_runs(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     for number, code in enumerate(_python(page), 1):
         exec(compile(code, f"{page.name}, block {number}", "exec"), {})

@@ -19,6 +19,7 @@ from torch import Tensor
 from vflow.codecs import codec_bits_per_dim
 from vflow.console import one_line_errors
 from vflow.evaluate import EvaluateConfig, evaluate, open_images, open_model
+from vflow.fields import take_plain_numbers
 from vflow.files import write_json
 from vflow.models.config import require_int
 from vflow.plots import save_curves, save_image_grid, save_side_by_side
@@ -65,6 +66,7 @@ class DemoConfig:
         Raises:
             ValueError: Naming the field, what it must be and what it is.
         """
+        take_plain_numbers(self)
         for name in ("steps", "images", "samples"):
             require_int(name, getattr(self, name), 1)
         self.training()

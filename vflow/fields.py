@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
+
+
+def plain(value: Any) -> Any:
+    """A number of NumPy's, or a tensor of no dimensions, as Python's own; all else as it is."""
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        return value if getattr(value, "is_meta", False) else value.item()
+    return value
+
+
+def take_plain_numbers(config: Any) -> None:
+    """Turn the fields of a frozen dataclass that are NumPy's numbers into Python's own.
+
+    They are written to JSON, and digests are made of them.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if plain(value) is not value:
+            object.__setattr__(config, field.name, plain(value))
 
 
 def require_int(name: str, value: Any, minimum: int, minimum_name: str = "") -> None:

@@ -23,6 +23,7 @@ from vflow.evaluate.opening import (
     require_seed,
     say_source,
 )
+from vflow.fields import take_plain_numbers
 from vflow.files import atomic_path
 from vflow.loading import find_model
 from vflow.models import ImageFlow
@@ -63,6 +64,7 @@ class SampleConfig:
         Raises:
             ValueError: Naming the field, what it must be and what it is.
         """
+        take_plain_numbers(self)
         for name in ("n", "batch_size"):
             require_int(name, getattr(self, name), 1)
         require_temperature(self.temperature)

@@ -62,9 +62,14 @@ class Dequantized(Density):
         """Pixels x [B, H, W, C] in 0..255 and noise -> the latent, the bound on log P(x) [B]."""
         pixels = x.to(eps_u.dtype)
         u, log_r = self.dequantizer(pixels, eps_u)
-        value, logdet = self.preprocess(pixels + u)
+        latent, bound = self.encode_values(pixels + u, **noise)
+        return latent, bound - log_r
+
+    def encode_values(self, x: Tensor, **noise: Tensor) -> tuple[Any, Tensor]:
+        """Real x [B, H, W, C] in [0, 256) and noise -> latent, log p(x) or a bound on it [B]."""
+        value, logdet = self.preprocess(x)
         latent, bound = self.density.encode(value, **noise)
-        return latent, bound + logdet - log_r
+        return latent, bound + logdet
 
     def decode(self, latent: Any) -> Tensor:
         """The pixels x + u [B, H, W, C] of a latent."""

@@ -39,6 +39,7 @@ from vflow.evaluate.opening import (
     require_seed,
     say_source,
 )
+from vflow.fields import take_plain_numbers
 from vflow.files import write_json
 from vflow.io.format1 import renaming_back
 from vflow.kinds import to_tree
@@ -84,6 +85,7 @@ class EvaluateConfig:
         Raises:
             ValueError: Naming the field, what it must be and what it is.
         """
+        take_plain_numbers(self)
         for name in ("samples", "max_rows"):
             require_int(name, getattr(self, name), 1)
         if self.images is not None:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vflow.densities import Augmented, ConditionalDensity, Density, FlowDensity
-from vflow.fields import require_int
+from vflow.fields import plain, require_int
 from vflow.flows import Flow, Shape
 from vflow.flows.adapters import adapt
 from vflow.models.builders import POSTERIORS
@@ -51,6 +51,7 @@ def augment(
     Raises:
         ValueError: If the flow or the posterior is none of these, or the shape is missing.
     """
+    extra_dims = plain(extra_dims)
     require_int("extra_dims", extra_dims, 1)
     if isinstance(flow, Density):
         density = flow

@@ -7,11 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vflow.fields import plain, require_int, require_number
 
-def require_count(name: str, value: Any) -> None:
-    """Raise ValueError unless `value` is an int of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+
+def require_count(name: str, value: Any) -> int:
+    """The whole number `value`, of Python's kind; ValueError unless it is at least 1."""
+    value = plain(value)
+    require_int(name, value, 1)
+    return int(value)
+
+
+def require_temperature(value: Any) -> float:
+    """The finite number `value`, of Python's kind; ValueError if it is below 0."""
+    value = plain(value)
+    require_number("temperature", value, least=0)
+    return float(value)
 
 
 def require_images(images: Any, shape: tuple[int, ...], device: torch.device) -> None:

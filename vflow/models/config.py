@@ -13,6 +13,7 @@ from vflow.fields import (
     require_int,
     require_number,
     require_slope,
+    take_plain_numbers,
 )
 from vflow.flows.elementwise import PIXEL_VALUES
 from vflow.models.tree import ModelConfig, from_flat
@@ -83,6 +84,7 @@ class FlowPlusPlusConfig:
         Raises:
             ValueError: Naming the field, what it must be and what it is.
         """
+        take_plain_numbers(self)
         size = self.image_size
         if isinstance(size, int) and not isinstance(size, bool):
             size = (size, size)
@@ -150,6 +152,7 @@ class VFlowConfig(FlowPlusPlusConfig):
         Raises:
             ValueError: Naming the field, what it must be and what it is.
         """
+        take_plain_numbers(self)
         super().__post_init__()
         require_int("extra_dims", self.extra_dims, 1)
         require_int("posterior_blocks", self.posterior_blocks, 1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from vflow.densities import Normal, normal_log_prob
-from vflow.fields import require_int, require_slope
+from vflow.fields import require_int, require_slope, take_plain_numbers
 from vflow.models.builders.vectors import NEGATIVE_SLOPE
 from vflow.models.tree import ModelConfig, from_flat
 from vflow.models.vector_flow import VectorFlow
@@ -36,6 +36,7 @@ class GlowConfig:
         Raises:
             ValueError: Naming the field, what it must be and what it is.
         """
+        take_plain_numbers(self)
         for name in ("dims", "steps", "hidden", "layers"):
             require_int(name, getattr(self, name), 1)
         require_int("context_dims", self.context_dims, 0)

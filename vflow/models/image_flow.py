@@ -11,8 +11,14 @@ from torch import Tensor, nn
 
 from vflow.densities import ConditionalDensity, Dequantized, log_mean_exp
 from vflow.densities.modes import evaluating
-from vflow.flows import Flow, Preprocess
-from vflow.models.checks import require_count, require_float, require_images
+from vflow.flows import Flow, Preprocess, ResidualBlock
+from vflow.flows.elementwise import PIXEL_VALUES
+from vflow.models.checks import (
+    require_count,
+    require_float,
+    require_images,
+    require_temperature,
+)
 from vflow.models.initialization import (
     as_made,
     initialize_together,
@@ -128,18 +134,18 @@ class ImageFlow(Pretrained, nn.Module):
         noise = {} if eps_z is None else {"eps_z": eps_z}
         return self.density.encode(_to_nhwc(images), eps_u=eps_u, **noise)
 
-    @torch.no_grad()
     def log_prob(
         self,
         images: Tensor,
         samples: int = 1,
         chunk: int | None = None,
         generator: torch.Generator | None = None,
+        differentiable: bool = False,
     ) -> Tensor:
         """log P(images) by importance sampling (VFlow, Chen et al., 2020, Eq. 5).
 
         A lower bound in expectation that rises with `samples`; with one it is the ELBO. Dropout
-        is off, whatever the model's mode; no gradient.
+        is off, whatever the model's mode.
 
         Args:
             images: uint8 [B, C, H, W].
@@ -147,6 +153,7 @@ class ImageFlow(Pretrained, nn.Module):
             chunk: Samples evaluated at once for every image, which bounds the memory; by default
                 as many as make 256 rows.
             generator: Where noise is drawn from; the global one if None.
+            differentiable: Whether gradients flow to the parameters; then `chunk` bounds nothing.
 
         Returns:
             [B], nats an image.
@@ -155,15 +162,66 @@ class ImageFlow(Pretrained, nn.Module):
             ValueError: If an argument is of the wrong type, shape or range.
         """
         self._require_images(images)
-        require_count("samples", samples)
-        if chunk is None:
-            chunk = max(1, ROWS_AT_ONCE // images.shape[0])
-        require_count("chunk", chunk)
-        with evaluating(self):
-            _, log_prob = log_mean_exp(
+        with evaluating(self), _gradients(differentiable):
+            return self._importance_sampled(
                 lambda rows, _: self.elbo(rows, generator=generator), images, samples, chunk
             )
-        return log_prob.to(self._parameter.dtype)
+
+    def log_density(
+        self,
+        values: Tensor,
+        samples: int = 1,
+        chunk: int | None = None,
+        generator: torch.Generator | None = None,
+        differentiable: bool = False,
+    ) -> Tensor:
+        """log p(values) of real-valued images: for those who dequantize themselves.
+
+        The density of what `elbo` makes of images, pixels + u, without r(u|x): the mean of
+        exp(log_density) over u uniform in [0, 1) is P(images). Exact for a model without extra
+        dimensions, else by importance sampling of z, as `log_prob`. Dropout is off.
+
+        Args:
+            values: [B, C, H, W] in [0, 256), of the model's floating type.
+            samples: Number S of importance samples an image.
+            chunk: As for `log_prob`.
+            generator: Where z is drawn from; the global one if None.
+            differentiable: Whether gradients flow, to the values and to the parameters.
+
+        Returns:
+            [B], nats an image; `to_bits_per_dim` turns them to bits/dim.
+
+        Raises:
+            ValueError: If an argument is of the wrong type, shape or range.
+        """
+        require_float("values", values, self.data_shape, like=self._parameter)
+        low, high = values.detach().aminmax()
+        if not (low >= 0 and high < PIXEL_VALUES):  # NaN is neither
+            raise ValueError(
+                f"values must lie in [0, {PIXEL_VALUES}), got {low:g} to {high:g}; pixels are not "
+                "to be divided by 255"
+            )
+        source = self.density.density
+
+        def bound(rows: Tensor, _: range) -> Tensor:
+            noise = source.draw_noise(len(rows), generator)
+            return self.density.encode_values(_to_nhwc(rows), **noise)[1]
+
+        samples = require_count("samples", samples) if source.noise_shapes() else 1
+        with evaluating(self), _gradients(differentiable):
+            return self._importance_sampled(bound, values, samples, chunk)
+
+    def _importance_sampled(
+        self,
+        bound: Callable[[Tensor, range], Tensor],
+        images: Tensor,
+        samples: int,
+        chunk: int | None,
+    ) -> Tensor:
+        samples = require_count("samples", samples)
+        usual = max(1, ROWS_AT_ONCE // images.shape[0])
+        chunk = require_count("chunk", usual if chunk is None else chunk)
+        return log_mean_exp(bound, images, samples, chunk)[1].to(self._parameter.dtype)
 
     def bits_per_dim(
         self,
@@ -171,9 +229,12 @@ class ImageFlow(Pretrained, nn.Module):
         samples: int = 1,
         chunk: int | None = None,
         generator: torch.Generator | None = None,
+        differentiable: bool = False,
     ) -> Tensor:
         """-log P / (D ln 2) by `log_prob`, whose arguments and errors it shares: [B], bits/dim."""
-        return self.to_bits_per_dim(self.log_prob(images, samples, chunk, generator))
+        return self.to_bits_per_dim(
+            self.log_prob(images, samples, chunk, generator, differentiable)
+        )
 
     def to_bits_per_dim(self, log_prob: Tensor) -> Tensor:
         """Nats an image -> bits a data dimension."""
@@ -181,28 +242,38 @@ class ImageFlow(Pretrained, nn.Module):
 
     # Sampling and coding
 
-    @torch.no_grad()
     def sample(
-        self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None
+        self,
+        n: int,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        chunk: int = ROWS_AT_ONCE,
+        differentiable: bool = False,
     ) -> Tensor:
         """Draw images.
 
         Args:
             n: How many.
-            temperature: Standard deviation of the latent.
+            temperature: Standard deviation of the latent; 0 gives the image of the likeliest one.
             generator: Where the latent is drawn from; the same seed gives the same images.
+            chunk: Images made at once, which bounds the memory and changes nothing else.
+            differentiable: Whether gradients flow to the parameters; the images are real-valued
+                then.
 
         Returns:
-            uint8 [n, C, H, W].
+            uint8 [n, C, H, W]; if differentiable x + u of the model's type, in [0, 256].
 
         Raises:
-            ValueError: If n is below 1 or the temperature not a positive number.
+            ValueError: If n or chunk is below 1, or the temperature no number of at least 0.
         """
-        require_count("n", n)
-        if not (isinstance(temperature, int | float) and 0 < temperature < math.inf):
-            raise ValueError(f"temperature must be a positive number, got {temperature!r}")
-        latent = self.density.draw_latent(n, temperature, generator)
-        return self.decode(_each(_to_nchw, latent)).floor().clamp(0, 255).to(torch.uint8)
+        n, chunk = require_count("n", n), require_count("chunk", chunk)
+        latent = self.density.draw_latent(n, require_temperature(temperature), generator)
+        parts = latent if isinstance(latent, tuple) else (latent,)
+        images = []
+        for rows in zip(*(_to_nchw(part).split(chunk) for part in parts), strict=True):
+            images.append(self.decode(rows if len(rows) > 1 else rows[0], differentiable))
+        values = torch.cat(images).clamp(0, PIXEL_VALUES)
+        return values if differentiable else values.floor().clamp_max(255).to(torch.uint8)
 
     @torch.no_grad()
     def encode(
@@ -226,14 +297,14 @@ class ImageFlow(Pretrained, nn.Module):
             latent, _ = self._elbo(images, **{k: _to_nhwc(v) for k, v in noise.items()})
             return _each(_to_nchw, latent)
 
-    @torch.no_grad()
-    def decode(self, latent: Any) -> Tensor:
+    def decode(self, latent: Any, differentiable: bool = False) -> Tensor:
         """The images x + u of a latent; `decode(encode(images)).floor()` gives the images back.
 
-        Dropout is off, whatever the model's mode; no gradient.
+        Dropout is off, whatever the model's mode.
 
         Args:
             latent: As `encode` gives it. Values outside the flow's range are clipped.
+            differentiable: Whether gradients flow, to the latent and to the parameters.
 
         Returns:
             [B, C, H, W], finite; in [0, 256) for latents of images.
@@ -242,7 +313,12 @@ class ImageFlow(Pretrained, nn.Module):
             ValueError: If the latent has the wrong type or shape.
         """
         self._require_latent(latent)
-        with evaluating(self):
+        if differentiable and any(isinstance(part, ResidualBlock) for part in self.modules()):
+            raise ValueError(
+                "differentiable must be False for a model with residual blocks, whose inverse is "
+                "a fixed point without gradients"
+            )
+        with evaluating(self), _gradients(differentiable):
             return _to_nchw(self.density.decode(_each(_to_nhwc, latent)))
 
     @property
@@ -277,7 +353,7 @@ class ImageFlow(Pretrained, nn.Module):
         Raises:
             ValueError: If batch is below 1.
         """
-        require_count("batch", batch)
+        batch = require_count("batch", batch)
         noise = self.density.draw_noise(batch, generator)
         return {name: _to_nchw(value) for name, value in noise.items()}
 
@@ -413,6 +489,11 @@ class ImageFlow(Pretrained, nn.Module):
             require_float("latent", part, shape, like=self._parameter)
         if several and len({len(part) for part in latent}) > 1:
             raise ValueError("latent must have the same B in all its tensors")
+
+
+def _gradients(wanted: bool) -> torch.set_grad_enabled:
+    """Gradients within if they are wanted, and not forbidden around it."""
+    return torch.set_grad_enabled(wanted and torch.is_grad_enabled())
 
 
 def _to_nhwc(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vflow.fields import require_bool, require_image_size, require_int
+from vflow.fields import plain, require_bool, require_image_size, require_int
 from vflow.flows import COUPLINGS
 from vflow.kinds import FieldError, Kinds, to_tree
 from vflow.models.builders import DEQUANTIZERS, POSTERIORS
@@ -42,7 +42,7 @@ def override(tree: Tree, changes: Mapping[str, Any], name: str) -> tuple[Tree, d
     # Kinds first: the other names may be fields of the new kind.
     first = ("extra_dims", "posterior", "dequantizer", "coupling")
     for key in sorted(changes, key=lambda key: first.index(key) if key in first else len(first)):
-        for path in _set(tree, key, changes[key], name):
+        for path in _set(tree, key, plain(changes[key]), name):
             reached[path] = key
     return tree, reached
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vflow.densities import normal_log_prob
-from vflow.fields import require_int
+from vflow.fields import require_int, take_plain_numbers
 from vflow.flows.residual import estimate
 from vflow.models.builders.vectors import COEFFICIENT, require_coefficient
 from vflow.models.tree import ModelConfig, from_flat
@@ -36,6 +36,7 @@ class ResidualFlowConfig:
         Raises:
             ValueError: Naming the field, what it must be and what it is.
         """
+        take_plain_numbers(self)
         for name in ("dims", "steps", "hidden", "layers"):
             require_int(name, getattr(self, name), 1)
         require_coefficient(self.coefficient)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vflow.densities import Augmented, ConditionalDensity, Density, FlowDensity
-from vflow.fields import require_int
+from vflow.fields import require_int, take_plain_numbers
 from vflow.flows import Shape
 from vflow.io import format1
 from vflow.kinds import FieldError, read_fields, to_tree
@@ -43,6 +43,7 @@ class AugmentConfig:
         Raises:
             ValueError: Naming the field, what it must be and what it is.
         """
+        take_plain_numbers(self)
         require_int("extra_dims", self.channels, 1)
         POSTERIORS.require("posterior", self.posterior)
 
@@ -66,6 +67,7 @@ class ModelConfig:
         Raises:
             ValueError: Naming the field, what it must be and what it is.
         """
+        take_plain_numbers(self)
         shape = self.shape
         if not isinstance(shape, tuple | list) or len(shape) not in (1, 3):
             raise ValueError(f"shape must be [C, H, W] or [D], got {shape!r}")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vflow.densities import FlowDensity, Normal, normal_log_prob
 from vflow.flows import Flow
-from vflow.models.checks import require_count, require_float
+from vflow.models.checks import require_count, require_float, require_temperature
 from vflow.models.initialization import initialize_together
 from vflow.models.pretrained import Pretrained, take_old_names
 from vflow.models.spread import vectors_with_spread
@@ -91,7 +91,7 @@ class VectorFlow(Pretrained, nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Draw n points, [n, D]; a context has n rows. The same seed gives the same points."""
-        require_count("n", n)
+        n, temperature = require_count("n", n), require_temperature(temperature)
         eps = temperature * Normal().draw((n, self.dims), self._parameter, generator)
         return self.decode(eps, context)[0]
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from vflow.densities import Augmented, ConditionalDensity, log_mean_exp, normal_log_prob
-from vflow.fields import require_choice, require_int, require_slope
+from vflow.fields import require_choice, require_int, require_slope, take_plain_numbers
 from vflow.flows import Flow
 from vflow.flows.residual import estimate
 from vflow.models.builders.vectors import COEFFICIENT, NEGATIVE_SLOPE, require_coefficient
-from vflow.models.checks import require_count, require_float
+from vflow.models.checks import require_count, require_float, require_temperature
 from vflow.models.initialization import initialize_together
 from vflow.models.pretrained import Pretrained, take_old_names
 from vflow.models.spread import vectors_with_spread
@@ -57,6 +57,7 @@ class VectorVFlowConfig:
         Raises:
             ValueError: Naming the field, what it must be and what it is.
         """
+        take_plain_numbers(self)
         for name in ("dims", "extra_dims", "steps", "hidden", "layers"):
             require_int(name, getattr(self, name), 1)
         require_int("posterior_steps", self.posterior_steps, 0)
@@ -177,9 +178,8 @@ class VectorVFlow(Pretrained, nn.Module):
             ValueError: If an argument has the wrong type, shape or range.
         """
         self._require("x", x, self.config.dims)
-        require_count("samples", samples)
-        chunk = max(1, ROWS_AT_ONCE // samples) if chunk is None else chunk
-        require_count("chunk", chunk)
+        samples = require_count("samples", samples)
+        chunk = require_count("chunk", max(1, ROWS_AT_ONCE // samples) if chunk is None else chunk)
         parts = [
             log_mean_exp(lambda rows, _: self.elbo(rows, generator=generator), points, samples)[1]
             for points in x.split(chunk)
@@ -207,7 +207,7 @@ class VectorVFlow(Pretrained, nn.Module):
         self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None
     ) -> Tensor:
         """Draw n points of p(x), [n, Dx]. The same seed gives the same points."""
-        require_count("n", n)
+        n, temperature = require_count("n", n), require_temperature(temperature)
         return self.decode(self.density.draw_latent(n, temperature, generator))[0]
 
     def initialize(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vflow.fields import require_int
+from vflow.fields import plain, require_int
 from vflow.flows import ActNormConv1x1, CannotEmbed, Places
 from vflow.models.builders import NormalPosteriorSpec, VectorGlowPosteriorSpec
 from vflow.models.tree import AugmentConfig, ModelConfig
@@ -27,6 +27,7 @@ def widen(model: Any, extra_dims: int, posterior_steps: int = 0) -> Any:
     name = type(model).__name__
     if config.augment is not None:
         raise ValueError(f"flow must be a model without extra dimensions, got a {name}")
+    extra_dims = plain(extra_dims)
     require_int("extra_dims", extra_dims, 1)
     require_int("posterior_steps", posterior_steps, 0)
     context_dims = getattr(config.flow, "context_dims", 0)

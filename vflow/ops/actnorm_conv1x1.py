@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from vflow.ops.backend import Implementation, native_cpu, native_cuda, triton_gpu
 from vflow.ops.checks import check_like, check_rank, check_shape, check_tensor, logdet_dtype
 from vflow.ops.launchers import actnorm_conv1x1 as launchers
 from vflow.ops.library import Operation
 from vflow.ops.reference import actnorm_conv1x1 as reference
+from vflow.ops.reference.actnorm_conv1x1 import floored
+from vflow.ops.reference.precision import compute_dtype
 
 
 def actnorm_conv1x1(
@@ -55,14 +59,40 @@ def actnorm_conv1x1_inverse(
             would make the device wait.
 
     Returns:
-        x like y, and logdet [B] of the inverse map in nats. No gradients flow.
+        x like y, and logdet [B] of the inverse map in nats. Both can be differentiated once.
 
     Raises:
         ValueError: If types, dtypes, devices or shapes do not fit, or a backend asked for by name
             cannot run this.
     """
     _check("y", y, scale, bias, weight)
-    return _actnorm_conv1x1_inverse(y.detach(), scale.detach(), bias.detach(), weight.detach())
+    inputs = (y, scale, bias, weight)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+        x, logdet = _Inverse.apply(*inputs)
+        return x, logdet
+    return _actnorm_conv1x1_inverse(*(tensor.detach() for tensor in inputs))
+
+
+class _Inverse(torch.autograd.Function):
+    """The gradient of the inverse, by way of the operation's own at x."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        x, logdet = _actnorm_conv1x1_inverse(*(tensor.detach() for tensor in inputs))
+        ctx.save_for_backward(x, *inputs[1:])
+        return x, logdet
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_x: Tensor, grad_logdet: Tensor) -> tuple[Tensor, ...]:
+        x, *saved = ctx.saved_tensors
+        dtype = compute_dtype(x.dtype)
+        inverse = torch.linalg.inv_ex(saved[2].to(torch.float64)).inverse.to(dtype)
+        grad_y = ((grad_x.to(dtype) / floored(saved[0], dtype)) @ inverse.t()).to(x.dtype)
+        with torch.enable_grad():
+            parameters = [tensor.detach().requires_grad_() for tensor in saved]
+            outputs = actnorm_conv1x1(x, *parameters)
+            return grad_y, *torch.autograd.grad(outputs, parameters, (-grad_y, -grad_logdet))
 
 
 def _check(name: str, x: Any, scale: Any, bias: Any, weight: Any) -> None:

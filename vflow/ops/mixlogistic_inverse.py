@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from vflow.ops.backend import Implementation, native_cpu, native_cuda, triton_gpu
 from vflow.ops.launchers import mixlogistic as launchers
 from vflow.ops.library import Operation
-from vflow.ops.mixlogistic import check_mixture, empty_like_images
+from vflow.ops.mixlogistic import check_mixture, empty_like_images, mixlogistic
 from vflow.ops.reference import mixlogistic_inverse as reference
+from vflow.ops.reference.mixlogistic import SQUASH_FLOOR
 
 
 def mixlogistic_inverse(
@@ -33,15 +39,59 @@ def mixlogistic_inverse(
 
     Returns:
         x like y, contiguous, and logdet [B] of the inverse map in nats: minus that of `mixlogistic`
-        at x. No gradients flow.
+        at x. Both can be differentiated once, by the implicit function theorem; a clipped x
+        follows neither y nor params.
 
     Raises:
         ValueError: If types, dtypes, devices or shapes do not fit, or a backend asked for by name
             cannot run this.
     """
     check_mixture("y", y, params)
+    if torch.is_grad_enabled() and (y.requires_grad or params.requires_grad):
+        x, logdet = _Implicit.apply(y, params, squash)
+        return x, logdet
+    return _invert(y, params, squash)
+
+
+def _invert(y: Tensor, params: Tensor, squash: bool) -> tuple[Tensor, Tensor]:
     inverse = _mixlogistic_inverse if squash else _mixlogistic_unsquashed_inverse
-    return inverse(y.detach(), params.detach())
+    x, logdet = inverse(y.detach(), params.detach())
+    return x, logdet
+
+
+class _Implicit(torch.autograd.Function):
+    """The inverse x(y, p) of y = F(x, p): dx/dy = 1 / F_x and dx/dp = -F_p / F_x."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, params: Tensor, squash: bool) -> tuple[Tensor, Tensor]:
+        x, logdet = _invert(y, params, squash)
+        ctx.save_for_backward(x, y, params)
+        ctx.squash = squash
+        return x, logdet
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_x: Tensor, grad_logdet: Tensor) -> tuple[Tensor, Tensor, None]:
+        saved_x, y, saved_params = ctx.saved_tensors
+        with torch.enable_grad():
+            x, params = (t.detach().requires_grad_() for t in (saved_x, saved_params))
+            forward, forward_logdet = mixlogistic(x, params, ctx.squash)
+            (slope,) = torch.autograd.grad(forward.sum(), x, retain_graph=True)
+            # The log-determinant of the inverse is minus F's at x: by way of x, and of params.
+            by_x, by_params = torch.autograd.grad(
+                forward_logdet, (x, params), -grad_logdet.to(forward_logdet.dtype), True
+            )
+            along = (grad_x + by_x) / slope
+            if ctx.squash:
+                along = along.masked_fill(_is_clipped(y, saved_params), 0)
+            (through,) = torch.autograd.grad(forward, params, -along)
+        return along, by_params + through, None
+
+
+def _is_clipped(y: Tensor, params: Tensor) -> Tensor:
+    """Where y lies outside of what a squashed coupling reaches."""
+    reach = math.log1p(-SQUASH_FLOOR) - math.log(SQUASH_FLOOR)
+    return (y - params[..., 1]).abs() >= reach * params[..., 0].tanh().exp()
 
 
 _mixlogistic_inverse = Operation(

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from vflow.data import load_images
 from vflow.evaluate.opening import open_model, progress_bar, require_seed
+from vflow.fields import take_plain_numbers
 from vflow.files import atomic_path, write_json
 from vflow.models import ImageFlow
 from vflow.models.config import require_choice, require_int, require_number
@@ -87,6 +88,7 @@ class ScoreConfig:
         Raises:
             ValueError: Naming the field, what it must be and what it is.
         """
+        take_plain_numbers(self)
         for name in ("samples", "batch_size"):
             require_int(name, getattr(self, name), 1)
         if self.images is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vflow.fields import take_plain_numbers
 from vflow.models import GlowConfig, VectorVFlowConfig
 from vflow.models.config import require_choice, require_int, require_number
 from vflow.toy.densities import DENSITIES
@@ -66,6 +67,7 @@ class Experiment:
         Raises:
             ValueError: Naming the field, what it must be and what it is.
         """
+        take_plain_numbers(self)
         require_choice("density", self.density, tuple(DENSITIES))
         require_int("dims", self.dims, DATA_DIMS)
         require_int("steps", self.steps, 1 + self._posterior_steps)
@@ -139,6 +141,7 @@ class ToyConfig(Experiment):
         Raises:
             ValueError: Naming the field, what it must be and what it is.
         """
+        take_plain_numbers(self)
         super().__post_init__()
         require_int("threads", self.threads, 1)
         for name, least in (("study_dims", DATA_DIMS), ("study_steps", 2)):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from vflow.fields import take_plain_numbers
 from vflow.models import ModelConfig, model_config
 from vflow.models.config import require_bool, require_choice, require_int, require_number
 
@@ -84,6 +85,7 @@ class OptimConfig:
         Raises:
             ValueError: Naming the field, what it must be and what it is.
         """
+        take_plain_numbers(self)
         require_number("optim.lr", self.lr, above=0)
         require_int("optim.warmup", self.warmup, 0)
         require_int("optim.hold", self.hold, self.warmup, "optim.warmup")
@@ -164,6 +166,7 @@ class TrainConfig:
         Raises:
             ValueError: Naming the field, what it must be and what it is.
         """
+        take_plain_numbers(self)
         for name in ("out", "data_root"):
             value = getattr(self, name)
             if value is None and name == "data_root":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vflow.fields import require_number
+from vflow.fields import require_number, take_plain_numbers
 from vflow.flows.couplings.base import COUPLINGS, Coupling
 
 
@@ -67,4 +67,5 @@ class AffineSpec:
         Raises:
             ValueError: Naming the field, what it must be and what it is.
         """
+        take_plain_numbers(self)
         require_number("bound", self.bound, above=0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vflow.fields import require_bool, require_int
+from vflow.fields import require_bool, require_int, take_plain_numbers
 from vflow.flows.couplings.base import COUPLINGS, Coupling
 from vflow.flows.embedding import CannotEmbed
 from vflow.ops import mixlogistic, mixlogistic_inverse
@@ -78,5 +78,6 @@ class MixLogisticSpec:
         Raises:
             ValueError: Naming the field, what it must be and what it is.
         """
+        take_plain_numbers(self)
         require_int("components", self.components, 1)
         require_bool("squash", self.squash)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vflow.densities import ConditionalDensity, Uniform
-from vflow.fields import require_choice
+from vflow.fields import require_choice, take_plain_numbers
 from vflow.flows import COUPLINGS, Compose, Flow, Shape, Sigmoid
 from vflow.flows.couplings import MixLogisticSpec
 from vflow.flows.elementwise import PIXEL_VALUES
@@ -51,6 +51,7 @@ class _ConditionalFlowSpec:
         Raises:
             ValueError: Naming the field, what it must be and what it is.
         """
+        take_plain_numbers(self)
         check_trunk_fields(self)
 
     @classmethod
@@ -106,6 +107,7 @@ class FlowPosteriorSpec(_ConditionalFlowSpec):
         Raises:
             ValueError: Naming the field, what it must be and what it is.
         """
+        take_plain_numbers(self)
         super().__post_init__()
         require_choice("context", self.context, ("own", "shared"))
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from vflow.fields import require_bool, require_choice, require_int, require_number
+from vflow.fields import (
+    require_bool,
+    require_choice,
+    require_int,
+    require_number,
+    take_plain_numbers,
+)
 from vflow.flows import (
     COUPLINGS,
     ChannelSplit,
@@ -59,6 +65,7 @@ class FlowppSpec:
         Raises:
             ValueError: Naming the field, what it must be and what it is.
         """
+        take_plain_numbers(self)
         object.__setattr__(self, "scales", read_scales(self.scales))
         check_trunk_fields(self)
         require_int("affine_blocks", self.affine_blocks, 0)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from vflow.densities import ConditionalDensity
-from vflow.fields import require_int, require_slope
+from vflow.fields import require_int, require_slope, take_plain_numbers
 from vflow.flows import (
     COUPLINGS,
     ActNormConv1x1,
@@ -48,6 +48,7 @@ class _VectorGlowFields:
         Raises:
             ValueError: Naming the field, what it must be and what it is.
         """
+        take_plain_numbers(self)
         for name in ("steps", "hidden", "layers"):
             require_int(name, getattr(self, name), 1)
         require_slope("negative_slope", self.negative_slope)
@@ -95,6 +96,7 @@ class VectorGlowSpec(_VectorGlowFields):
         Raises:
             ValueError: Naming the field, what it must be and what it is.
         """
+        take_plain_numbers(self)
         super().__post_init__()
         require_int("context_dims", self.context_dims, 0)
 
@@ -145,6 +147,7 @@ class VectorResidualSpec:
         Raises:
             ValueError: Naming the field, what it must be and what it is.
         """
+        take_plain_numbers(self)
         for name in ("steps", "hidden", "layers"):
             require_int(name, getattr(self, name), 1)
         require_coefficient(self.coefficient)
