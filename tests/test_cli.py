@@ -135,7 +135,7 @@ def test_train_evaluate_sample(
         ("sample", "MODEL"),
         ("sample {model} -n 0", "n must be an integer of at least 1, got 0"),
         ("sample {model} -n two", "'two'"),
-        ("sample {model} --temperature nan", "temperature must be a positive number, got nan"),
+        ("sample {model} --temperature nan", "temperature must be a number of at least 0, got nan"),
         ("sample {model} --temprature 1", "Unrecognized options: --temprature"),
         ("sample {model} --device tpu", "'tpu'"),
         ("sample {folder}/none", "none"),

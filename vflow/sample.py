@@ -6,7 +6,6 @@ batches nor the number of samples changes it, beyond rounding before the pixels 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,6 +26,7 @@ from vflow.fields import take_plain_numbers
 from vflow.files import atomic_path
 from vflow.loading import find_model
 from vflow.models import ImageFlow
+from vflow.models.checks import require_temperature
 from vflow.models.config import require_choice, require_int
 from vflow.plots import save_image_grid
 from vflow.train.distributed import Ranks
@@ -149,10 +149,3 @@ def draw_samples(
             parts.append(pixels.floor().clamp(0, 255).to(torch.uint8).cpu())
             bar.update(len(latents))
     return torch.cat(parts)
-
-
-def require_temperature(value: Any) -> None:
-    """Raise ValueError unless `value` is a positive, finite number."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < value < math.inf:
-        raise ValueError(f"temperature must be a positive number, got {value!r}")
