@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -52,23 +53,55 @@ def test_float32_still_gives_the_pixels_back(model: ImageFlow) -> None:
     assert (decoded.floor() == images).float().mean() > 0.999
 
 
-def test_elbo_is_the_change_of_variables(model: ImageFlow) -> None:
-    """For a fixed u and z, the flow's part of the ELBO against the full Jacobian."""
-    small = vflow.create_model(
-        "vflow-tiny" if model.config.total_channels > 3 else "flowpp-tiny",
-        image_size=4,
-        in_channels=1,
-        **({"extra_dims": 1} if model.config.total_channels > 3 else {}),
-    )
-    small = small.double().eval()
-    channels = small.config.total_channels
-    x = torch.randn(2, 4, 4, channels, dtype=torch.float64)
-    _, logdet = small.flow(x)
-    jacobian = torch.autograd.functional.jacobian(lambda t: small.flow(t)[0], x)
-    size = 16 * channels
-    jacobian = jacobian.reshape(2, size, 2, size)
-    expected = torch.stack([torch.linalg.slogdet(jacobian[i, :, i]).logabsdet for i in range(2)])
-    torch.testing.assert_close(logdet, expected)
+def log_determinant(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """log|det| [B] of a map [B, ...] -> [B, ...] by its full Jacobian."""
+    jacobian = torch.autograd.functional.jacobian(function, x)
+    size = x[0].numel()
+    blocks = jacobian.reshape(len(x), size, len(x), size)
+    rows = [torch.linalg.slogdet(blocks[i, :, i]).logabsdet for i in range(len(x))]
+    return torch.stack(rows)
+
+
+def log_normal(x: Tensor) -> Tensor:
+    return torch.distributions.Normal(0, 1).log_prob(x).flatten(1).sum(1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_elbo_is_the_change_of_variables(name: str) -> None:
+    """The bound is made of three maps: eps_u -> u, eps_z -> z, and (x + u, z) -> latent."""
+    widen = {"extra_dims": 1} if name.startswith("vflow") else {}
+    size: dict[str, Any] = {"image_size": 4, "in_channels": 1, **widen}
+    model = vflow.create_model(name, **size, filters=4, heads=1, components=2).double()
+    images = torch.randint(0, 256, (8, 1, 4, 4), dtype=torch.uint8)
+    model.initialize(images)
+    model.eval()
+    images = images[:2]
+    noise = model.draw_noise(2)
+    nhwc = {key: value.permute(0, 2, 3, 1) for key, value in noise.items()}
+    pixels = images.permute(0, 2, 3, 1).double()
+
+    def dequantize(eps: Tensor) -> Tensor:
+        return model.dequantizer(pixels, eps)[0]
+
+    u = dequantize(nhwc["eps_u"]).detach()
+    expected = -(log_normal(nhwc["eps_u"]) - log_determinant(dequantize, nhwc["eps_u"]))
+    x = (0.05 + 0.9 * (pixels + u) / 256).logit()
+    joint = pixels + u
+    if widen:
+
+        def posterior(eps: Tensor) -> Tensor:
+            return model.posterior(x, eps, None)[0]
+
+        z = posterior(nhwc["eps_z"]).detach()
+        expected -= log_normal(nhwc["eps_z"]) - log_determinant(posterior, nhwc["eps_z"])
+        joint = torch.cat([joint, z], dim=-1)
+
+    def whole(joint: Tensor) -> Tensor:
+        x = (0.05 + 0.9 * joint[..., :1] / 256).logit()
+        return model.flow(torch.cat([x, joint[..., 1:]], dim=-1))[0]
+
+    expected += log_normal(whole(joint)) + log_determinant(whole, joint)
+    torch.testing.assert_close(model.elbo(images, **noise), expected, rtol=1e-10, atol=1e-8)
 
 
 def test_importance_sampling_is_a_log_mean_exp_of_elbos(model: ImageFlow) -> None:
