@@ -6,6 +6,7 @@ tells the shape it gives (`output_shape`), and how it is widened or why it canno
 
 from vflow.flows.actnorm import ActNormConv1x1
 from vflow.flows.base import Compose, Flow, Halves, Inverse, PerHalf, Shape, Shapes
+from vflow.flows.conditioned import Conditioned
 from vflow.flows.couplings import (
     COUPLINGS,
     AffineCoupling,
@@ -27,6 +28,7 @@ __all__ = [
     "ChannelSplit",
     "CheckerboardSplit",
     "Compose",
+    "Conditioned",
     "Coupling",
     "FactorOut",
     "Flow",

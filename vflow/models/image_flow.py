@@ -253,14 +253,14 @@ class ImageFlow(Pretrained, nn.Module):
             return (shapes[-1], *shapes[:-1])
         return tuple((shape[-1], *shape[:-1]) for shape in shapes)
 
-    def widen(self, extra_dims: int) -> Any:
+    def widen(self, extra_dims: int, posterior: Any = "normal") -> Any:
         """A VFlow of this model, trained or not, whose bound is this model's (Theorem 1, App. A).
 
         See `vflow.VFlow.from_flow`, whose arguments, result and errors it shares.
         """
         from vflow.models.widening import widen  # which makes models
 
-        return widen(self, extra_dims)
+        return widen(self, extra_dims, posterior=posterior)
 
     # Noise and initialisation
 

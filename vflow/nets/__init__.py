@@ -6,6 +6,7 @@ from vflow.nets.layers import Conv3x3, Pointwise
 from vflow.nets.lipschitz import LipschitzMLP
 from vflow.nets.mlp import MLP
 from vflow.nets.trunk import Trunk
+from vflow.nets.zero_conv import ZeroConv3x3
 
 __all__ = [
     "MLP",
@@ -17,4 +18,5 @@ __all__ = [
     "LipschitzMLP",
     "Pointwise",
     "Trunk",
+    "ZeroConv3x3",
 ]

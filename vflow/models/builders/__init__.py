@@ -11,6 +11,7 @@ from vflow.models.builders.base import (
 from vflow.models.builders.conditional import (
     FlowDequantizerSpec,
     FlowPosteriorSpec,
+    GaussianPosteriorSpec,
     NormalPosteriorSpec,
     UniformDequantizerSpec,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "FlowPosteriorSpec",
     "FlowSpec",
     "FlowppSpec",
+    "GaussianPosteriorSpec",
     "NormalPosteriorSpec",
     "PosteriorSpec",
     "UniformDequantizerSpec",
