@@ -12,6 +12,7 @@ import vflow
 
 PRESETS: dict[str, dict[str, Any]] = {
     "flowpp-tiny": {"image_size": 8},
+    "glow-tiny": {"image_size": 8},
 }
 """Image flows that can be widened, small."""
 

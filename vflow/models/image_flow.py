@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from vflow.densities import ConditionalDensity, Dequantized, log_mean_exp
 from vflow.densities.modes import evaluating
-from vflow.flows import Flow, Preprocess
+from vflow.flows import Flow
+from vflow.models.builders.conditional import PREPROCESSES
 from vflow.models.checks import require_count, require_float, require_images
 from vflow.models.initialization import (
     as_made,
@@ -21,7 +22,7 @@ from vflow.models.initialization import (
 from vflow.models.pretrained import Pretrained, take_old_names
 from vflow.models.spread import with_spread
 from vflow.models.tree import as_model_config, build
-from vflow.nets import ContextNetwork, Trunk
+from vflow.nets import ContextNetwork, GlowNet, Trunk
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 ROWS_AT_ONCE = 256
@@ -54,7 +55,8 @@ class ImageFlow(Pretrained, nn.Module):
         self.register_load_state_dict_post_hook(_judge_again)
         density, dequantizer = build(self.config)
         assert dequantizer is not None
-        self.density = Dequantized(density, dequantizer)
+        preprocess = PREPROCESSES[self.config.dequantize.preprocess]()
+        self.density = Dequantized(density, dequantizer, preprocess)
 
     # Its parts
 
@@ -64,7 +66,7 @@ class ImageFlow(Pretrained, nn.Module):
         return self.density.dequantizer
 
     @property
-    def preprocess(self) -> Preprocess:
+    def preprocess(self) -> Flow:
         """From [0, 256) to the real line."""
         return self.density.preprocess
 
@@ -359,7 +361,7 @@ class ImageFlow(Pretrained, nn.Module):
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be fp32 or bf16, got {precision!r}")
         for module in self.modules():
-            if isinstance(module, Trunk | ContextNetwork):
+            if isinstance(module, Trunk | ContextNetwork | GlowNet):
                 module.compute_dtype = PRECISIONS[precision]
 
     def set_recompute(self, recompute: bool) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from vflow.fields import require_int
 from vflow.flows import ActNormConv1x1, CannotEmbed, Places
+from vflow.flows.embedding import require_rest
 from vflow.models.builders import (
     POSTERIORS,
     GaussianPosteriorSpec,
@@ -62,7 +63,8 @@ def widen(model: Any, extra_dims: int, posterior_steps: int = 0, posterior: Any 
     wide = make_model(dataclasses.replace(config, augment=augment)).to(parameter)
     channels = config.inner_shape[-1]
     try:
-        wide.flow.embed(model.flow, Places(tuple(range(channels)), channels + extra_dims))
+        places = Places(tuple(range(channels)), channels + extra_dims)
+        require_rest(wide.flow.embed(model.flow, places))
     except CannotEmbed as error:
         raise ValueError(f"{name} must have layers that can leave z alone, but {error}") from error
     if config.is_image:

@@ -16,6 +16,7 @@ from vflow.models.builders.conditional import (
     UniformDequantizerSpec,
 )
 from vflow.models.builders.flowpp import FlowppSpec
+from vflow.models.builders.glow import GlowSpec
 from vflow.models.builders.vectors import (
     VectorGlowPosteriorSpec,
     VectorGlowSpec,
@@ -32,6 +33,7 @@ __all__ = [
     "FlowSpec",
     "FlowppSpec",
     "GaussianPosteriorSpec",
+    "GlowSpec",
     "NormalPosteriorSpec",
     "PosteriorSpec",
     "UniformDequantizerSpec",

@@ -9,7 +9,16 @@ from torch import Tensor, nn
 
 from vflow.densities import ConditionalDensity, Uniform
 from vflow.fields import require_choice, require_int
-from vflow.flows import COUPLINGS, Compose, Conditioned, Flow, Shape, Sigmoid
+from vflow.flows import (
+    COUPLINGS,
+    Centre,
+    Compose,
+    Conditioned,
+    Flow,
+    Preprocess,
+    Shape,
+    Sigmoid,
+)
 from vflow.flows.couplings import AffineSpec, MixLogisticSpec
 from vflow.flows.elementwise import PIXEL_VALUES
 from vflow.models.builders.base import DEQUANTIZERS, POSTERIORS
@@ -64,10 +73,26 @@ class _ConditionalFlowSpec:
         return Compose([*split_steps("checkerboard", CONDITIONAL_STEPS, shape, steps), Sigmoid()])
 
 
+PREPROCESSES: dict[str, type[Flow]] = {"logit": Preprocess, "centre": Centre}
+"""From pixels in [0, 256) to what p models."""
+
+
 @DEQUANTIZERS.register("flow")
 @dataclass(frozen=True, kw_only=True)
 class FlowDequantizerSpec(_ConditionalFlowSpec):
     """Variational dequantization: u from a conditional flow."""
+
+    preprocess: str = field(default="logit", metadata={"before": "logit"})
+    """From pixels to p's values: "logit" of 0.05 + 0.9 x / 256, or "centre", x / 256 - 0.5."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: Naming the field, what it must be and what it is.
+        """
+        super().__post_init__()
+        require_choice("preprocess", self.preprocess, tuple(PREPROCESSES))
 
     def build(self, shape: Shape) -> ConditionalDensity:
         """r(u|x) for images of shape [H, W, C]."""
@@ -78,7 +103,18 @@ class FlowDequantizerSpec(_ConditionalFlowSpec):
 @DEQUANTIZERS.register("uniform")
 @dataclass(frozen=True, kw_only=True)
 class UniformDequantizerSpec:
-    """u uniform in [0, 1), so that log r(u|x) = 0; no options."""
+    """u uniform in [0, 1), so that log r(u|x) = 0."""
+
+    preprocess: str = field(default="logit", metadata={"before": "logit"})
+    """From pixels to p's values: "logit" of 0.05 + 0.9 x / 256, or "centre", x / 256 - 0.5."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: Naming the field, what it must be and what it is.
+        """
+        require_choice("preprocess", self.preprocess, tuple(PREPROCESSES))
 
     @classmethod
     def tiny(cls) -> UniformDequantizerSpec:
