@@ -6,6 +6,7 @@ from vflow.flows.couplings.base import COUPLINGS, Coupling, CouplingSpec
 from vflow.flows.couplings.gaussian import GaussianAffineCoupling, GaussianSpec
 from vflow.flows.couplings.mixlogistic import MixLogisticCoupling, MixLogisticSpec
 from vflow.flows.couplings.sigmoid_affine import SigmoidAffineCoupling, SigmoidAffineSpec
+from vflow.flows.couplings.spline import SplineCoupling, SplineSpec
 
 __all__ = [
     "COUPLINGS",
@@ -21,4 +22,6 @@ __all__ = [
     "MixLogisticSpec",
     "SigmoidAffineCoupling",
     "SigmoidAffineSpec",
+    "SplineCoupling",
+    "SplineSpec",
 ]
