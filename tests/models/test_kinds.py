@@ -8,6 +8,7 @@ the flows through processes and interrupted runs.
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -92,8 +93,10 @@ def test_a_coupling_is_the_identity_at_rest_or_says_why_not(name: str) -> None:
         return
     resting = coupling.resting().double()
     y, logdet = coupling.transform(x, resting.expand(50, 2, -1).contiguous())
-    torch.testing.assert_close(y, x, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(logdet, torch.zeros(50).double(), rtol=0, atol=1e-12)
+    scale = math.exp(coupling.rests_at)
+    torch.testing.assert_close(y, scale * x, rtol=1e-12, atol=1e-12)
+    expected = torch.full((50,), 2 * coupling.rests_at, dtype=torch.float64)
+    torch.testing.assert_close(logdet, expected, rtol=0, atol=1e-12)
 
 
 # Flows

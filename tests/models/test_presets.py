@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import vflow
+from vflow.flows.couplings import AdditiveSpec
 from vflow.models import OVERRIDES, describe_model, model_config
 
 PARAMETERS = {
@@ -20,6 +21,7 @@ PARAMETERS = {
     "vflow-4m-c6": 4_206_094,
     "vflow-4m-q6": 4_251_022,
     "vflow-4m-q8": 4_196_878,
+    "glow-cifar10": 44_052_816,
     "vflow-photos": 1_280_136,
     "flowpp-photos": 1_273_072,
 }
@@ -51,7 +53,10 @@ def test_every_preset_is_listed_and_described() -> None:
     assert all(describe_model(name).endswith(".") for name in vflow.list_models())
 
 
-@pytest.mark.parametrize("name", vflow.list_models())
+FLOWPP = [name for name in vflow.list_models() if model_config(name).flow.kind == "flowpp"]
+
+
+@pytest.mark.parametrize("name", FLOWPP)
 def test_overrides_reach_the_config(name: str) -> None:
     values = {
         "filters": 6,
@@ -77,6 +82,7 @@ def test_overrides_reach_the_config(name: str) -> None:
         "dequantizer": "flow",
         "dequantizer_attention": False,
         "dequantizer_coupling": "mixlogistic",
+        "dequantizer_preprocess": "centre",
     }
     assert set(values) == set(OVERRIDES)
     config = model_config(name)
@@ -89,6 +95,28 @@ def test_overrides_reach_the_config(name: str) -> None:
     # The couplings of r and q follow filters and components.
     widths = {m.conv_in.weight.shape[0] for m in model.modules() if hasattr(m, "conv_out")}
     assert widths == {6}
+
+
+def test_a_flow_is_widened_by_its_config() -> None:
+    images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
+    for name in ("glow-tiny", "flowpp-tiny"):
+        for posterior in ("flow", "gaussian", "normal"):
+            model = vflow.create_model(name, extra_dims=2, posterior=posterior)
+            assert isinstance(model, vflow.VFlow)
+            assert model.config.posterior == posterior
+            assert model.config.flow == model_config(name).flow
+            model.initialize(images)
+            assert model.bits_per_dim(images).isfinite().all()
+    assert vflow.create_model("glow-tiny", extra_dims=1).config.posterior == "flow"
+
+
+def test_other_flows_have_other_names() -> None:
+    model = vflow.create_model("glow-tiny", scales=(1, 1, 1), width=6, coupling="additive")
+    assert model.config.scales == (1, 1, 1)
+    assert model.config.coupling == AdditiveSpec()
+    assert model.latent_shapes == ((6, 8, 8), (12, 4, 4), (48, 2, 2))
+    with pytest.raises(ValueError, match="override filters must be left out for glow-tiny"):
+        vflow.create_model("glow-tiny", filters=8)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import vflow
 
 PRESETS: dict[str, dict[str, Any]] = {
     "flowpp-tiny": {"image_size": 8},
+    "glow-tiny": {"image_size": 8},
 }
 """Image flows that can be widened, small."""
 
@@ -34,11 +35,12 @@ def make(name: str, **changes: Any) -> Any:
     return model.eval()
 
 
+@pytest.mark.parametrize("posterior", ["normal", "gaussian"])
 @pytest.mark.parametrize("extra_dims", [1, 3])
 @pytest.mark.parametrize("name", PRESETS)
-def test_the_bound_is_the_flows(name: str, extra_dims: int) -> None:
+def test_the_bound_is_the_flows(name: str, extra_dims: int, posterior: str) -> None:
     flow = make(name)
-    wide = flow.widen(extra_dims)
+    wide = flow.widen(extra_dims, posterior)
     assert isinstance(wide, vflow.VFlow)
     assert wide.initialized
     assert not wide.training
@@ -52,10 +54,11 @@ def test_the_bound_is_the_flows(name: str, extra_dims: int) -> None:
     assert flow.config.augment is None
 
 
+@pytest.mark.parametrize("posterior", ["normal", "gaussian"])
 @pytest.mark.parametrize("name", PRESETS)
-def test_it_trains_on_without_a_jump(name: str, tmp_path) -> None:
+def test_it_trains_on_without_a_jump(name: str, posterior: str, tmp_path) -> None:
     flow = make(name)
-    wide = flow.widen(1).train()
+    wide = flow.widen(1, posterior).train()
     images = images_of(flow.data_shape)
     start = -flow.elbo(images, generator=torch.Generator().manual_seed(1)).mean().item()
     before = [parameter.clone() for parameter in wide.parameters()]
@@ -107,6 +110,11 @@ def test_a_layer_that_cannot_leave_z_alone_says_why(changes: dict[str, Any], mes
     assert "\n" not in str(error.value)
 
 
-def test_extra_dims_are_checked() -> None:
+def test_arguments_are_checked() -> None:
+    flow = vflow.create_model("flowpp-tiny")
     with pytest.raises(ValueError, match="extra_dims must be an integer of at least 1, got 0"):
-        vflow.create_model("flowpp-tiny").widen(0)
+        flow.widen(0)
+    with pytest.raises(ValueError, match=r"posterior must start as N\(0, I\), .* got 'flow'"):
+        flow.widen(1, "flow")
+    with pytest.raises(ValueError, match="did you mean gaussian"):
+        flow.widen(1, "gausian")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vflow.densities.base import Base, Density
 from vflow.densities.conditional import ConditionalDensity
-from vflow.flows import Preprocess, Shape, Shapes
+from vflow.flows import Flow, Preprocess, Shape, Shapes
 
 
 class Dequantized(Density):
@@ -25,7 +25,7 @@ class Dequantized(Density):
         self,
         density: Density,
         dequantizer: ConditionalDensity,
-        preprocess: Preprocess | None = None,
+        preprocess: Flow | None = None,
     ) -> None:
         super().__init__()
         self.preprocess = Preprocess() if preprocess is None else preprocess

@@ -4,8 +4,9 @@ Images are NHWC. The layers between a split and its merge take and give a pair o
 tells the shape it gives (`output_shape`), and how it is widened or why it cannot be (`embed`).
 """
 
-from vflow.flows.actnorm import ActNormConv1x1
+from vflow.flows.actnorm import ActNormConv1x1, ChannelActNormConv1x1
 from vflow.flows.base import Compose, Flow, Halves, Inverse, PerHalf, Shape, Shapes
+from vflow.flows.conditioned import Conditioned
 from vflow.flows.couplings import (
     COUPLINGS,
     AffineCoupling,
@@ -13,20 +14,25 @@ from vflow.flows.couplings import (
     GaussianAffineCoupling,
     MixLogisticCoupling,
 )
-from vflow.flows.elementwise import Preprocess, Sigmoid
+from vflow.flows.elementwise import Centre, Preprocess, Sigmoid
 from vflow.flows.embedding import CannotEmbed, Places
 from vflow.flows.factor_out import FactorOut
 from vflow.flows.reshape import ChannelSplit, CheckerboardSplit, SpaceToDepth, TupleFlip
 from vflow.flows.residual import ResidualBlock
+from vflow.flows.top import ChannelWhitening
 
 __all__ = [
     "COUPLINGS",
     "ActNormConv1x1",
     "AffineCoupling",
     "CannotEmbed",
+    "Centre",
+    "ChannelActNormConv1x1",
     "ChannelSplit",
+    "ChannelWhitening",
     "CheckerboardSplit",
     "Compose",
+    "Conditioned",
     "Coupling",
     "FactorOut",
     "Flow",

@@ -64,7 +64,7 @@ class ActNormConv1x1(Flow):
 
     @torch.no_grad()
     def embed(self, narrow: Any, places: Places, wanted: Places | None = None) -> Places:
-        """The extra channels pass by, to the places that are left."""
+        """The extra channels pass by, to the places that are left, and back to their scale."""
         wanted = places if wanted is None else wanted
         here, there = list(places.channels), list(wanted.channels)
         self.scale.fill_(1)
@@ -72,7 +72,39 @@ class ActNormConv1x1(Flow):
         self.weight.zero_()
         self.scale[..., here] = narrow.scale
         self.bias[..., here] = narrow.bias
-        self.weight[list(places.others), list(wanted.others)] = 1
+        scales = torch.tensor(places.others_log_scales, dtype=torch.float64).neg().exp()
+        self.weight[list(places.others), list(wanted.others)] = scales.to(self.weight)
         rows = torch.tensor(here, device=self.weight.device).unsqueeze(1)
         self.weight[rows, torch.tensor(there, device=self.weight.device)] = narrow.weight
-        return wanted
+        return Places(wanted.channels, wanted.total)
+
+
+class ChannelActNormConv1x1(ActNormConv1x1):
+    """y = (x * scale + bias) W, with scale and bias per channel (Kingma & Dhariwal, 2018).
+
+    W starts as a random rotation. `data_init` is over the batch and all positions.
+
+    Args:
+        channels: Channels C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__((channels,))
+        nn.init.orthogonal_(self.weight)
+
+    @torch.no_grad()
+    def data_init(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Set scale and bias from the batch x [B, H, W, C]."""
+        super().data_init(x.flatten(0, -2))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x [B, H, W, C] -> y [B, H, W, C], logdet [B]."""
+        return actnorm_conv1x1(x, *self._per_element(x), self.weight)
+
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """y [B, H, W, C] -> x [B, H, W, C], logdet [B]."""
+        return actnorm_conv1x1_inverse(y, *self._per_element(y), self.weight)
+
+    def _per_element(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        shape = x.shape[1:]
+        return self.scale.expand(shape).contiguous(), self.bias.expand(shape).contiguous()

@@ -33,6 +33,22 @@ class Preprocess(Flow):
         return x, logdet
 
 
+class Centre(Flow):
+    """Pixels in [0, 256) to [-0.5, 0.5): x / 256 - 0.5, as openai/glow has it."""
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x [B, ...] in [0, 256) -> y [B, ...], logdet [B]."""
+        return x / PIXEL_VALUES - 0.5, self._logdet(x)
+
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """y [B, ...] -> x [B, ...], logdet [B]; x leaves [0, 256) where y leaves [-0.5, 0.5)."""
+        return (y + 0.5) * PIXEL_VALUES, -self._logdet(y)
+
+    @staticmethod
+    def _logdet(x: Tensor) -> Tensor:
+        return x.new_full((x.shape[0],), -math.log(PIXEL_VALUES) * x[0].numel())
+
+
 class Sigmoid(Flow):
     """The real line to (0, 1)."""
 

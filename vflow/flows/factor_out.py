@@ -77,7 +77,7 @@ class FactorOut(Flow):
             channel if channel < narrow.kept else self.kept + channel - narrow.kept
             for channel in range(len(places.channels))
         ]
-        return Places(tuple(index), places.total)
+        return Places(tuple(index), places.total, (0.0,) * places.total)
 
     def embed(self, narrow: Any, places: Places) -> tuple[Places, ...]:
         """The extra channels that leave are noise already."""
@@ -87,11 +87,14 @@ class FactorOut(Flow):
                 f"FactorOut keeps the first {self.kept} of {places.total} channels, and the "
                 f"flow's own are at {list(places.channels)}, of which {narrow.kept} must stay"
             )
-        stay = Places(kept, self.kept)
-        leave = Places(tuple(p - self.kept for p in left), places.total - self.kept)
+        stay = places.part(kept, 0, self.kept)
+        leave = places.part(left, self.kept, places.total)
         if self.prior is not None:
             prior: Any = self.prior
-            prior.embed(narrow.prior, stay, leave, torch.zeros(2))
+            log_sigmas = torch.tensor(leave.log_scales, dtype=torch.float64)
+            resting = torch.stack([torch.zeros_like(log_sigmas), log_sigmas], -1)
+            prior.embed(narrow.prior, stay, leave, resting)
+            leave = Places(leave.channels, leave.total)
         rest = self.rest.embed(narrow.rest, stay)
         return (leave, *((rest,) if isinstance(rest, Places) else rest))
 

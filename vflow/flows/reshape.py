@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vflow.flows.base import Flow, Halves, Shapes, zero_logdet
-from vflow.flows.embedding import CannotEmbed, Places
+from vflow.flows.embedding import CannotEmbed, Places, join
 
 
 class CheckerboardSplit(Flow):
@@ -78,15 +78,13 @@ class ChannelSplit(Flow):
                 f"{narrow.first}"
             )
         return (
-            Places(first, self.first),
-            Places(tuple(place - self.first for place in second), places.total - self.first),
+            places.part(first, 0, self.first),
+            places.part(second, self.first, places.total),
         )
 
     def embed_inverse(self, narrow: Any, places: tuple[Places, Places]) -> Places:
         """The second half's channels come after the first half's."""
-        first, second = places
-        moved = tuple(place + first.total for place in second.channels)
-        return Places(first.channels + moved, first.total + second.total)
+        return join(places)
 
     def wanted_places(self, narrow: Any, places: Places) -> Places:
         """The halves of `narrow` at the start of the halves."""
@@ -94,7 +92,7 @@ class ChannelSplit(Flow):
             channel if channel < narrow.first else self.first + channel - narrow.first
             for channel in range(len(places.channels))
         ]
-        return Places(tuple(index), places.total)
+        return Places(tuple(index), places.total, (0.0,) * places.total)
 
 
 class TupleFlip(Flow):
@@ -153,5 +151,4 @@ class SpaceToDepth(Flow):
 
     def embed(self, narrow: Any, places: Places) -> Places:
         """The same places in each of a block's four pixels."""
-        index = [pixel * places.total + place for pixel in range(4) for place in places.channels]
-        return Places(tuple(index), 4 * places.total)
+        return join([places] * 4)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from vflow.densities import ConditionalDensity, Dequantized, log_mean_exp
 from vflow.densities.modes import evaluating
-from vflow.flows import Flow, Preprocess, ResidualBlock
+from vflow.flows import Flow, ResidualBlock
 from vflow.flows.elementwise import PIXEL_VALUES
+from vflow.models.builders.conditional import PREPROCESSES
 from vflow.models.checks import (
     require_count,
     require_float,
@@ -27,7 +28,7 @@ from vflow.models.initialization import (
 from vflow.models.pretrained import Pretrained, take_old_names
 from vflow.models.spread import with_spread
 from vflow.models.tree import as_model_config, build
-from vflow.nets import ContextNetwork, Trunk
+from vflow.nets import ContextNetwork, GlowNet, Trunk
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 ROWS_AT_ONCE = 256
@@ -60,7 +61,8 @@ class ImageFlow(Pretrained, nn.Module):
         self.register_load_state_dict_post_hook(_judge_again)
         density, dequantizer = build(self.config)
         assert dequantizer is not None
-        self.density = Dequantized(density, dequantizer)
+        preprocess = PREPROCESSES[self.config.dequantize.preprocess]()
+        self.density = Dequantized(density, dequantizer, preprocess)
 
     # Its parts
 
@@ -70,7 +72,7 @@ class ImageFlow(Pretrained, nn.Module):
         return self.density.dequantizer
 
     @property
-    def preprocess(self) -> Preprocess:
+    def preprocess(self) -> Flow:
         """From [0, 256) to the real line."""
         return self.density.preprocess
 
@@ -329,14 +331,14 @@ class ImageFlow(Pretrained, nn.Module):
             return (shapes[-1], *shapes[:-1])
         return tuple((shape[-1], *shape[:-1]) for shape in shapes)
 
-    def widen(self, extra_dims: int) -> Any:
+    def widen(self, extra_dims: int, posterior: Any = "normal") -> Any:
         """A VFlow of this model, trained or not, whose bound is this model's (Theorem 1, App. A).
 
         See `vflow.VFlow.from_flow`, whose arguments, result and errors it shares.
         """
         from vflow.models.widening import widen  # which makes models
 
-        return widen(self, extra_dims)
+        return widen(self, extra_dims, posterior=posterior)
 
     # Noise and initialisation
 
@@ -435,7 +437,7 @@ class ImageFlow(Pretrained, nn.Module):
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be fp32 or bf16, got {precision!r}")
         for module in self.modules():
-            if isinstance(module, Trunk | ContextNetwork):
+            if isinstance(module, Trunk | ContextNetwork | GlowNet):
                 module.compute_dtype = PRECISIONS[precision]
 
     def set_recompute(self, recompute: bool) -> None:

@@ -69,15 +69,26 @@ def flat_names(tree: Tree) -> list[str]:
     return names
 
 
-def read_flat(tree: Tree, name: str) -> Any:
+def read_flat(config: Any, tree: Tree, name: str) -> Any:
     """The value that a flat name stands for.
+
+    Args:
+        config: The config, whose own value it is.
+        tree: Its tree.
+        name: The name.
 
     Raises:
         KeyError: If the config has nothing of that name.
     """
     if name in _READ:
         return _READ[name](tree)
-    return _get(tree, next(_places(tree, name)))
+    path = next(_places(tree, name), None)
+    if path is None:
+        raise KeyError(name)
+    value = config
+    for key in path:
+        value = getattr(value, key)
+    return value
 
 
 def _set(tree: Tree, key: str, value: Any, name: str) -> list[Path]:
@@ -223,6 +234,13 @@ def _put(tree: Tree, path: Path, value: Any) -> None:
     _get(tree, path[:-1])[path[-1]] = value
 
 
+def _stages(tree: Tree, index: int) -> Any:
+    scales = tree["flow"]["scales"]
+    if len(scales) != 2:
+        raise KeyError("stages")
+    return tuple(map(tuple, scales[index]))
+
+
 _READ: dict[str, Any] = {
     "in_channels": lambda tree: tree["data"]["shape"][0],
     "image_size": lambda tree: tuple(tree["data"]["shape"][1:]),
@@ -231,8 +249,8 @@ _READ: dict[str, Any] = {
     "posterior": lambda tree: _get(tree, (*POSTERIOR, "kind")),
     "dequantizer": lambda tree: _get(tree, (*DEQUANTIZER, "kind")),
     "shared_context": lambda tree: _node(tree, (*POSTERIOR, "context")) == "shared",
-    "full_stages": lambda tree: tuple(map(tuple, tree["flow"]["scales"][0])),
-    "half_stages": lambda tree: tuple(map(tuple, tree["flow"]["scales"][1])),
+    "full_stages": lambda tree: _stages(tree, 0),
+    "half_stages": lambda tree: _stages(tree, 1),
     "posterior_steps": lambda tree: _get(tree, POSTERIOR).get("steps", 0),
 }
 KNOWN = (

@@ -7,6 +7,7 @@ import fnmatch
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from vflow.models.builders import GlowSpec, UniformDequantizerSpec
 from vflow.models.classes import make_model
 from vflow.models.config import FlowPlusPlusConfig, VFlowConfig
 from vflow.models.overrides import flat_names
@@ -149,7 +150,30 @@ def flowpp_photos() -> FlowPlusPlusConfig:
     )
 
 
+# Other base flows
+
+
+@_preset("glow-cifar10")
+def glow_cifar10() -> ModelConfig:
+    """Glow as openai/glow trains it, 44.0 million parameters; 3.35 bits/dim on CIFAR-10."""
+    return ModelConfig(
+        shape=(3, 32, 32),
+        flow=GlowSpec(),
+        dequantize=UniformDequantizerSpec(preprocess="centre"),
+    )
+
+
 # Small models for tests
+
+
+@_preset("glow-tiny")
+def glow_tiny() -> ModelConfig:
+    """Glow for tests: 16x16 images, milliseconds a step."""
+    return ModelConfig(
+        shape=(3, 16, 16),
+        flow=GlowSpec(scales=(2, 2), width=8),
+        dequantize=UniformDequantizerSpec(preprocess="centre"),
+    )
 
 
 @_preset("vflow-tiny")

@@ -161,8 +161,8 @@ class ModelConfig:
         """A value by its flat name: `config.filters`."""
         if not name.startswith("_") and "flow" in self.__dict__:
             try:
-                return read_flat(self.to_tree(), name)
-            except (KeyError, TypeError, StopIteration, IndexError):
+                return read_flat(self, self.to_tree(), name)
+            except (KeyError, TypeError):
                 pass
         raise AttributeError(f"{type(self).__name__} has no {name}")
 

@@ -95,14 +95,14 @@ class VectorFlow(Pretrained, nn.Module):
         eps = temperature * Normal().draw((n, self.dims), self._parameter, generator)
         return self.decode(eps, context)[0]
 
-    def widen(self, extra_dims: int, posterior_steps: int = 0) -> Any:
+    def widen(self, extra_dims: int, posterior_steps: int = 0, posterior: Any = "normal") -> Any:
         """A VFlow of this model, trained or not, whose bound is this model's (Theorem 1, App. A).
 
         See `vflow.VFlow.from_flow`, whose arguments, result and errors it shares.
         """
         from vflow.models.widening import widen  # which makes models
 
-        return widen(self, extra_dims, posterior_steps)
+        return widen(self, extra_dims, posterior_steps, posterior)
 
     def initialize(
         self, x: Tensor, context: Tensor | None = None, synchronize: bool = True

@@ -14,12 +14,24 @@ from torch import nn
 
 from vflow.fields import plain, require_int
 from vflow.flows import ActNormConv1x1, CannotEmbed, Places
-from vflow.models.builders import NormalPosteriorSpec, VectorGlowPosteriorSpec
+from vflow.flows.embedding import require_rest
+from vflow.models.builders import (
+    POSTERIORS,
+    GaussianPosteriorSpec,
+    NormalPosteriorSpec,
+    VectorGlowPosteriorSpec,
+)
 from vflow.models.tree import AugmentConfig, ModelConfig
+
+STARTS_NORMAL: dict[bool, tuple[Any, ...]] = {
+    True: (NormalPosteriorSpec, GaussianPosteriorSpec),
+    False: (NormalPosteriorSpec, VectorGlowPosteriorSpec),
+}
+"""Posteriors that are N(0, I) before they are trained, for images and for vectors."""
 
 
 @torch.no_grad()
-def widen(model: Any, extra_dims: int, posterior_steps: int = 0) -> Any:
+def widen(model: Any, extra_dims: int, posterior_steps: int = 0, posterior: Any = "normal") -> Any:
     """See `vflow.VFlow.from_flow`."""
     config = getattr(model, "config", None)
     if not isinstance(config, ModelConfig):
@@ -33,9 +45,17 @@ def widen(model: Any, extra_dims: int, posterior_steps: int = 0) -> Any:
     context_dims = getattr(config.flow, "context_dims", 0)
     if context_dims:
         raise ValueError(f"flow must be unconditional, got context_dims {context_dims}")
-    posterior: Any = NormalPosteriorSpec()
+    if isinstance(posterior, str):
+        posterior = POSTERIORS[posterior]()
     if posterior_steps:
         posterior = _vector_posterior(config, posterior_steps)
+    wanted = STARTS_NORMAL[config.is_image]
+    if not isinstance(posterior, wanted):
+        names = " or ".join(repr(kind.kind) for kind in wanted)
+        raise ValueError(
+            f"posterior must start as N(0, I), as {names} does, got "
+            f"{getattr(posterior, 'kind', posterior)!r}"
+        )
     augment = AugmentConfig(channels=extra_dims, posterior=posterior)
 
     from vflow.models.classes import make_model  # which imports this file
@@ -44,13 +64,14 @@ def widen(model: Any, extra_dims: int, posterior_steps: int = 0) -> Any:
     wide = make_model(dataclasses.replace(config, augment=augment)).to(parameter)
     channels = config.inner_shape[-1]
     try:
-        wide.flow.embed(model.flow, Places(tuple(range(channels)), channels + extra_dims))
+        places = Places(tuple(range(channels)), channels + extra_dims)
+        require_rest(wide.flow.embed(model.flow, places))
     except CannotEmbed as error:
         raise ValueError(f"{name} must have layers that can leave z alone, but {error}") from error
     if config.is_image:
         wide.dequantizer.load_state_dict(model.dequantizer.state_dict())
         wide.mark_initialized()
-    if posterior_steps:
+    if isinstance(posterior, VectorGlowPosteriorSpec):
         for layer in wide.posterior.flow.flows:  # its couplings' networks start at zero already
             if isinstance(layer, ActNormConv1x1):
                 nn.init.eye_(layer.weight)

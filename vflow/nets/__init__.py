@@ -2,10 +2,12 @@
 
 from vflow.nets.context import ContextNetwork
 from vflow.nets.gated import GatedAttention, GatedBlock, GatedConv
+from vflow.nets.glow import GlowNet, ZeroConv
 from vflow.nets.layers import Conv3x3, Pointwise
 from vflow.nets.lipschitz import LipschitzMLP
 from vflow.nets.mlp import MLP
 from vflow.nets.trunk import Trunk
+from vflow.nets.zero_conv import ZeroConv3x3
 
 __all__ = [
     "MLP",
@@ -14,7 +16,10 @@ __all__ = [
     "GatedAttention",
     "GatedBlock",
     "GatedConv",
+    "GlowNet",
     "LipschitzMLP",
     "Pointwise",
     "Trunk",
+    "ZeroConv",
+    "ZeroConv3x3",
 ]

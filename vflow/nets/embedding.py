@@ -29,7 +29,8 @@ def embed_outputs(wide: Tensor, narrow: Tensor, places: Any, resting: Tensor | N
         wide: [total * P, ...], P numbers for each element.
         narrow: [len(places.channels) * P, ...].
         places: Of the elements.
-        resting: What the extra elements' P numbers are, for a bias; None for a weight, zero.
+        resting: What the extra elements' P numbers are, for a bias: [P], or [total, P]; None for a
+            weight, zero.
     """
     rows = wide.unflatten(0, (places.total, -1))
     rows.zero_()

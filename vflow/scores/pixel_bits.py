@@ -22,9 +22,12 @@ from vflow.densities.base import LOG_2PI, Density, Uniform
 from vflow.densities.conditional import ConditionalDensity
 from vflow.flows import (
     ActNormConv1x1,
+    Centre,
     ChannelSplit,
+    ChannelWhitening,
     CheckerboardSplit,
     Compose,
+    Conditioned,
     Coupling,
     FactorOut,
     Flow,
@@ -156,6 +159,7 @@ def _(flow: Flow, x: Any, places: Places, context: Tensor | None, add: Add) -> A
 
 
 @_follow.register(Preprocess)
+@_follow.register(Centre)
 @_follow.register(Sigmoid)
 def _(flow: Flow, x: Tensor, places: Tensor, context: Tensor | None, add: Add) -> Any:
     y, terms = flow(x.reshape(-1, 1), context)  # an element a row: its log-slope
@@ -179,6 +183,20 @@ def _(flow: Coupling, x: Any, places: Places, context: Tensor | None, add: Add) 
     y2, terms = flow.transform(x2.reshape(-1, 1, 1, 1), params)  # an element a row
     add(terms.view(x2.shape), places[1])
     return (x1, y2.view(x2.shape)), places
+
+
+@_follow.register
+def _(flow: Conditioned, x: Tensor, places: Tensor, context: Tensor | None, add: Add) -> Any:
+    params = flow._params(context).reshape(-1, 1, 1, 1, flow.coupling.parameters_per_element)
+    y, terms = flow.coupling.transform(x.reshape(-1, 1, 1, 1), params)
+    add(terms.view(x.shape), places)
+    return y.view(x.shape), places
+
+
+@_follow.register
+def _(flow: ChannelWhitening, x: Tensor, places: Tensor, context: Tensor | None, add: Add) -> Any:
+    add((-flow.log_sigma).expand(x.shape), places)
+    return flow(x, context)[0], places
 
 
 @_follow.register

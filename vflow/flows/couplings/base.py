@@ -54,8 +54,11 @@ class Coupling(Flow):
         """y [B, ..., C2], params [B, ..., C2, P] -> x like y, logdet [B]."""
         raise NotImplementedError
 
+    rests_at = 0.0
+    """Logarithm of what an element at rest is multiplied by, where a coupling cannot but scale."""
+
     def resting(self) -> Tensor:
-        """The parameters [P] that leave an element alone.
+        """The parameters [P] that leave an element alone, or scale it by exp(`rests_at`).
 
         Raises:
             CannotEmbed: If there are none; says why.
@@ -80,4 +83,4 @@ class Coupling(Flow):
         """The network sees nothing of the extra channels, and gives theirs what leaves them."""
         net: Any = self.net
         net.embed(narrow.net, places[0], places[1], self.resting())
-        return places
+        return places[0], places[1].scaled(self.rests_at)

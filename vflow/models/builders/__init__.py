@@ -11,10 +11,12 @@ from vflow.models.builders.base import (
 from vflow.models.builders.conditional import (
     FlowDequantizerSpec,
     FlowPosteriorSpec,
+    GaussianPosteriorSpec,
     NormalPosteriorSpec,
     UniformDequantizerSpec,
 )
 from vflow.models.builders.flowpp import FlowppSpec
+from vflow.models.builders.glow import GlowSpec
 from vflow.models.builders.vectors import (
     VectorGlowPosteriorSpec,
     VectorGlowSpec,
@@ -30,6 +32,8 @@ __all__ = [
     "FlowPosteriorSpec",
     "FlowSpec",
     "FlowppSpec",
+    "GaussianPosteriorSpec",
+    "GlowSpec",
     "NormalPosteriorSpec",
     "PosteriorSpec",
     "UniformDequantizerSpec",

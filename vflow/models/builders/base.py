@@ -59,6 +59,9 @@ class PosteriorSpec(Protocol):
 class DequantizerSpec(Protocol):
     """The options of a dequantizer kind."""
 
+    preprocess: str
+    """How p's values are made of pixels."""
+
     @classmethod
     def tiny(cls) -> DequantizerSpec:
         """At its smallest, for tests."""

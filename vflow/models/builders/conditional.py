@@ -8,14 +8,23 @@ from typing import Any
 from torch import Tensor, nn
 
 from vflow.densities import ConditionalDensity, Uniform
-from vflow.fields import require_choice, take_plain_numbers
-from vflow.flows import COUPLINGS, Compose, Flow, Shape, Sigmoid
-from vflow.flows.couplings import MixLogisticSpec
+from vflow.fields import require_choice, require_int, take_plain_numbers
+from vflow.flows import (
+    COUPLINGS,
+    Centre,
+    Compose,
+    Conditioned,
+    Flow,
+    Preprocess,
+    Shape,
+    Sigmoid,
+)
+from vflow.flows.couplings import AffineSpec, MixLogisticSpec
 from vflow.flows.elementwise import PIXEL_VALUES
 from vflow.models.builders.base import DEQUANTIZERS, POSTERIORS
-from vflow.models.builders.flowpp import check_trunk_fields, steps_of
+from vflow.models.builders.flowpp import check_trunk_fields, require_dropout, steps_of
 from vflow.models.builders.steps import split_steps
-from vflow.nets import ContextNetwork
+from vflow.nets import ContextNetwork, Trunk, ZeroConv3x3
 from vflow.nets.context import CONTEXT_CHANNELS
 
 CONDITIONAL_STEPS = 4
@@ -65,10 +74,26 @@ class _ConditionalFlowSpec:
         return Compose([*split_steps("checkerboard", CONDITIONAL_STEPS, shape, steps), Sigmoid()])
 
 
+PREPROCESSES: dict[str, type[Flow]] = {"logit": Preprocess, "centre": Centre}
+"""From pixels in [0, 256) to what p models."""
+
+
 @DEQUANTIZERS.register("flow")
 @dataclass(frozen=True, kw_only=True)
 class FlowDequantizerSpec(_ConditionalFlowSpec):
     """Variational dequantization: u from a conditional flow."""
+
+    preprocess: str = field(default="logit", metadata={"before": "logit"})
+    """From pixels to p's values: "logit" of 0.05 + 0.9 x / 256, or "centre", x / 256 - 0.5."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: Naming the field, what it must be and what it is.
+        """
+        super().__post_init__()
+        require_choice("preprocess", self.preprocess, tuple(PREPROCESSES))
 
     def build(self, shape: Shape) -> ConditionalDensity:
         """r(u|x) for images of shape [H, W, C]."""
@@ -79,7 +104,18 @@ class FlowDequantizerSpec(_ConditionalFlowSpec):
 @DEQUANTIZERS.register("uniform")
 @dataclass(frozen=True, kw_only=True)
 class UniformDequantizerSpec:
-    """u uniform in [0, 1), so that log r(u|x) = 0; no options."""
+    """u uniform in [0, 1), so that log r(u|x) = 0."""
+
+    preprocess: str = field(default="logit", metadata={"before": "logit"})
+    """From pixels to p's values: "logit" of 0.05 + 0.9 x / 256, or "centre", x / 256 - 0.5."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: Naming the field, what it must be and what it is.
+        """
+        require_choice("preprocess", self.preprocess, tuple(PREPROCESSES))
 
     @classmethod
     def tiny(cls) -> UniformDequantizerSpec:
@@ -123,6 +159,58 @@ class FlowPosteriorSpec(_ConditionalFlowSpec):
         posterior = ConditionalDensity(self.flow(shape))
         posterior.borrow_features(shared)
         return posterior
+
+
+@POSTERIORS.register("gaussian")
+@dataclass(frozen=True, kw_only=True)
+class GaussianPosteriorSpec:
+    """z Gaussian given the image, its mean and scale by a network; it starts as N(0, I).
+
+    With another coupling than the affine one, z is what that makes of Gaussian noise.
+    """
+
+    filters: int = 32
+    """Width F of the network."""
+    blocks: int = 2
+    """Gated blocks B of the network."""
+    dropout: float = 0.0
+    """Dropout probability in the network."""
+    coupling: Any = field(default=AffineSpec(), metadata={"kinds": COUPLINGS})
+    """The map of each element of the noise."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: Naming the field, what it must be and what it is.
+        """
+        for name in ("filters", "blocks"):
+            require_int(name, getattr(self, name), 1)
+        require_dropout(self.dropout)
+        COUPLINGS.require("coupling", self.coupling)
+
+    @classmethod
+    def tiny(cls) -> GaussianPosteriorSpec:
+        """At its smallest, for tests."""
+        return cls(filters=4, blocks=1)
+
+    def build(
+        self, shape: Shape, data_channels: int, shared: nn.Module | None
+    ) -> ConditionalDensity:
+        """q(z|x) for z of shape [H, W, Dz]."""
+        height, width, channels = shape
+        out = channels * self.coupling.parameters
+        net = Trunk(
+            data_channels,
+            out,
+            filters=self.filters,
+            blocks=self.blocks,
+            heads=None,
+            size=(height, width),
+            dropout=self.dropout,
+        )
+        net.conv_out = ZeroConv3x3(self.filters, out)  # type: ignore[assignment]
+        return ConditionalDensity(Conditioned(self.coupling.build(nn.Identity())), net)
 
 
 @POSTERIORS.register("normal")

@@ -144,10 +144,15 @@ def check_trunk_fields(spec: Any) -> None:
             f"filters must be a multiple of heads, got filters {spec.filters} and heads "
             f"{spec.heads}"
         )
-    if not isinstance(spec.dropout, int | float) or not 0 <= spec.dropout < 1:
-        raise ValueError(f"dropout must be a number in [0, 1), got {spec.dropout!r}")
+    require_dropout(spec.dropout)
     require_number("weight_std", spec.weight_std, least=0)
     COUPLINGS.require("coupling", spec.coupling)
+
+
+def require_dropout(value: Any) -> None:
+    """Raise ValueError unless a dropout probability is in [0, 1)."""
+    if not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"dropout must be a number in [0, 1), got {value!r}")
 
 
 def read_scales(scales: Any) -> tuple[Stages, ...]:
