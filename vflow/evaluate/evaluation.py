@@ -28,6 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vflow.console import RunStopped
+from vflow.data import data_help
 from vflow.evaluate.image_results import ImageResult, ImageResults
 from vflow.evaluate.importance import importance_sample
 from vflow.evaluate.opening import (
@@ -49,13 +50,12 @@ class EvaluateConfig:
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """A training run's folder, a model's folder, or a repository id on the Hugging Face Hub."""
-    data: str
-    """Data set: photos, cifar10, imagenet32, imagenet64, fashion-mnist, folder:PATH or npy:PATH."""
+    data: Annotated[str, tyro.conf.arg(help=data_help())]
     samples: int = 1
     """Importance samples an image; the published figures take 4096."""
     images: int | None = None
     """Images evaluated, from the first; by default all."""
-    split: Literal["train", "test"] = "test"
+    split: Literal["train", "val", "test"] = "test"
     """Which images."""
     data_root: Path | None = None
     """Folder where data sets are kept or downloaded to."""
@@ -83,7 +83,7 @@ class EvaluateConfig:
         if self.images is not None:
             require_int("images", self.images, 1)
         require_seed(self.seed)
-        require_choice("split", self.split, ("train", "test"))
+        require_choice("split", self.split, ("train", "val", "test"))
         require_choice("precision", self.precision, ("fp32", "bf16"))
         require_choice("device", self.device, ("auto", "cpu", "cuda"))
 
@@ -227,7 +227,7 @@ class _Evaluation:
             "model": _model_digest(self.model),
             "data": config.data,
             "split": config.split,
-            "images": hashlib.sha256(self.images.numpy().data).hexdigest(),
+            "images": _images_digest(self.images),
             "samples": config.samples,
             "seed": config.seed,
             "precision": config.precision,
@@ -280,6 +280,13 @@ def _text(bits: dict[str, float | None]) -> str:
 
 def _row(result: ImageResult) -> Tensor:
     return torch.tensor([result.elbo, result.log_prob, result.seconds, 1.0], dtype=torch.float64)
+
+
+def _images_digest(images: Tensor) -> str:
+    digest = hashlib.sha256()
+    for part in images.split(1024):  # of a mapped file, no more at once comes into memory
+        digest.update(part.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def _model_digest(model: ImageFlow) -> str:
