@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import hashlib
-import sys
+import io
 import tarfile
-import types
 from pathlib import Path
+from unittest.mock import Mock
+from urllib.error import URLError
 
 import numpy as np
 import pytest
 
-from vflow.data import cifar10, load_images
+from vflow.data import cifar10, load_images, splits
 
 COUNT = 3
 
@@ -17,7 +18,7 @@ COUNT = 3
 @pytest.fixture(autouse=True)
 def _small_files(monkeypatch):
     monkeypatch.setattr(cifar10, "IMAGES_PER_FILE", COUNT)
-    monkeypatch.setitem(sys.modules, "torchvision", None)  # importing it raises ImportError
+    monkeypatch.setattr("urllib.request.urlopen", Mock(side_effect=URLError("no network")))
 
 
 @pytest.fixture
@@ -62,47 +63,62 @@ def test_archive(tmp_path, images, parent, monkeypatch):
     check(root, images)
 
 
-def test_download_goes_through_torchvision(tmp_path, images, monkeypatch):
+def test_download(tmp_path, images, monkeypatch):
     source = tmp_path / "source.tar.gz"
     write_archive(source, write_folder(tmp_path / "elsewhere", images), monkeypatch)
-    calls = []
-
-    def download_url(url, root, filename, md5):
-        calls.append((url, md5))
-        Path(root, filename).write_bytes(source.read_bytes())
-
-    install(monkeypatch, download_url)
-    check(tmp_path / "root", images)
-    assert calls == [(cifar10.URL, cifar10.MD5)]  # the second split finds the first one's
-    assert [p.name for p in (tmp_path / "root" / "cifar10").iterdir()] == [cifar10.ARCHIVE]
+    folder = tmp_path / "root" / "cifar10"
+    folder.mkdir(parents=True)
+    (folder / f"{cifar10.ARCHIVE}.part").write_bytes(b"of an attempt that was cut off")
+    monkeypatch.setattr(
+        "vflow.data.download._request", lambda url, start: Response(source.read_bytes())
+    )
+    check(tmp_path / "root", images)  # the second split finds the first one's
+    assert {p.name for p in folder.iterdir()} - {f".{cifar10.ARCHIVE}.lock"} == {cifar10.ARCHIVE}
 
 
-def test_failed_download_leaves_nothing(tmp_path, monkeypatch):
-    def download_url(url, root, filename, md5):
-        Path(root, filename).write_bytes(b"half")
-        raise RuntimeError("File not found or corrupted.")
-
-    install(monkeypatch, download_url)
-    with pytest.raises(OSError, match=r"^cifar10 could not be downloaded .* by hand to"):
-        load_images("cifar10", "train", root=tmp_path)
-    assert list((tmp_path / "cifar10").iterdir()) == []
+class Response(io.BytesIO):
+    status, length = 200, None
 
 
-def install(monkeypatch, download_url) -> None:
-    for name in ("torchvision", "torchvision.datasets", "torchvision.datasets.utils"):
-        module = types.ModuleType(name)
-        module.download_url = download_url
-        monkeypatch.setitem(sys.modules, name, module)
-
-
-def test_nothing_there_and_no_torchvision(tmp_path):
+@pytest.mark.parametrize("pickles", [None, "cifar-10-batches-py", "cifar-10-python.tar.gz"])
+def test_nothing_there_and_no_network(tmp_path, pickles):
+    if pickles:
+        (tmp_path / pickles).mkdir()
     with pytest.raises(FileNotFoundError) as error:
         load_images("cifar10", "train", root=tmp_path)
     message = str(error.value)
     assert "\n" not in message
-    for part in (cifar10.FOLDER, cifar10.ARCHIVE, cifar10.URL, str(tmp_path), "torchvision"):
+    expected = (cifar10.FOLDER, cifar10.ARCHIVE, cifar10.URL, str(tmp_path / "cifar10"), "no net")
+    for part in expected:
         assert part in message
-    assert not list(tmp_path.iterdir())
+    assert ("pickles can run any code and are not read" in message) == bool(pickles)
+    assert (str(tmp_path / str(pickles)) in message) == bool(pickles)
+    assert len(list(tmp_path.iterdir())) == bool(pickles)
+
+
+def test_the_files_without_their_folder(tmp_path, images):
+    write_folder(tmp_path / "cifar10", images).rename(tmp_path / "moved")
+    (tmp_path / "cifar10").rmdir()
+    (tmp_path / "moved").rename(tmp_path / "cifar10")
+    check(tmp_path, images)
+
+
+def test_arrays(tmp_path, images):
+    stored = images.transpose(0, 2, 3, 1)
+    arrays = {"x_train": stored[: 5 * COUNT], "x_test": stored[5 * COUNT :]}
+    np.savez(tmp_path / "cifar10.npz", **arrays, y_train=np.zeros(5 * COUNT))
+    check(tmp_path, images)
+    np.savez(tmp_path / "cifar10.npz", x_train=stored, x_test=stored[1:2])
+    for split, count in (("train", 18), ("test", 1)):
+        message = rf"the {split} images of .*npz must be CIFAR-10's, .*, got \({count}, 3, 32, 32\)"
+        with pytest.raises(ValueError, match=message):
+            load_images("cifar10", split, root=tmp_path)
+
+
+def test_splits(tmp_path):
+    assert splits("cifar10", root=tmp_path) == ("train", "test")
+    with pytest.raises(FileNotFoundError, match=r"^cifar10 has no val images, only those of train"):
+        load_images("cifar10", "val", root=tmp_path)
 
 
 @pytest.mark.parametrize("change", [-1, 1])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vflow.data import folder, load_images
+from vflow.data import folder, load_images, splits
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -177,6 +177,7 @@ def test_none_readable(tmp_path, train):
         load(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore::vflow.data.folder.FolderWarning")
 def test_subfolders_are_the_splits(tmp_path, train):
     (tmp_path / "test").mkdir()
     Image.new("L", (32, 32), 1).save(train / "x.png")
@@ -187,8 +188,76 @@ def test_subfolders_are_the_splits(tmp_path, train):
 
 
 def test_one_subfolder_without_the_other(tmp_path, train):
-    with pytest.raises(FileNotFoundError, match=r"must hold train and test, found no test$"):
+    Image.new("L", (4, 4)).save(train / "x.png")
+    for split in ("test", "val"):
+        message = rf"^folder:.* has no {split} images, only those of train$"
+        with pytest.raises(FileNotFoundError, match=message):
+            load(tmp_path, split)
+    assert splits(f"folder:{tmp_path}") == ("train",)
+
+
+def test_an_empty_subfolder_is_no_split(tmp_path, train):
+    (tmp_path / "test").mkdir()
+    for index in range(50):
+        Image.new("L", (4, 4)).save(train / f"{index}.png")
+    assert len(load(tmp_path, "train")) == 50
+    with pytest.raises(FileNotFoundError, match=r"has no test images, only those of train$"):
         load(tmp_path, "test")
+
+
+@pytest.mark.parametrize(
+    ("names", "there"),
+    [
+        ({"Train": 45, "Test": 41}, {"train": "Train", "test": "Test"}),
+        ({"TRAIN": 3, "VALID": 2}, {"train": "TRAIN", "val": "VALID"}),
+        (
+            {"training": 3, "validation": 2, "testing": 4},
+            {"train": "training", "val": "validation", "test": "testing"},
+        ),
+    ],
+)
+def test_no_image_of_a_split_is_in_another(tmp_path, names, there):
+    for value, (name, count) in enumerate(names.items()):
+        (tmp_path / name / "cat").mkdir(parents=True)
+        for index in range(count):
+            Image.new("L", (4, 4), 50 * value).save(tmp_path / name / "cat" / f"{index}.png")
+    assert splits(f"folder:{tmp_path}") == tuple(there)
+    for split, name in there.items():
+        images = load(tmp_path, split)
+        assert np.unique(images).tolist() == [50 * list(names).index(name)]
+        assert len(images) == names[name]
+
+
+def test_two_folders_for_a_split_are_refused(tmp_path):
+    for name in ("train", "training", "test"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (4, 4)).save(tmp_path / name / "x.png")
+    with pytest.raises(ValueError, match=r"must have one folder for train, got train and training"):
+        load(tmp_path, "train")
+    assert len(load(tmp_path, "test")) == 1
+
+
+def test_images_outside_of_the_splits_are_named(tmp_path, train):
+    Image.new("L", (4, 4)).save(train / "x.png")
+    for name in ("a.png", "b.png"):
+        Image.new("L", (4, 4)).save(tmp_path / name)
+    message = r"left out 2 images outside of the splits' folders: a\.png; b\.png$"
+    with pytest.warns(folder.FolderWarning, match=message):
+        load(tmp_path, "train")
+
+
+@pytest.mark.parametrize(("channels", "expected"), [(1, [76]), (2, [76, 9]), (4, [255, 0, 0, 9])])
+def test_channels(tmp_path, train, channels, expected):
+    Image.new("RGBA", (32, 32), (*RED, 9)).save(train / "x.png")
+    assert load(tmp_path, channels=channels)[0, :, 0, 0].tolist() == expected
+
+
+def test_a_size_that_is_not_square(tmp_path, train):
+    halves(width=64, height=32).save(train / "x.png")
+    (image,) = load(tmp_path, image_size="16x64")
+    assert image.shape == (3, 16, 64)
+    assert image[:, 8, :24].T.tolist() == [list(RED)] * 24
+    assert image[:, 8, -24:].T.tolist() == [list(BLUE)] * 24
 
 
 def test_split_by_name_is_disjoint_complete_and_stable(tmp_path):
@@ -208,13 +277,14 @@ def test_split_by_name_is_disjoint_complete_and_stable(tmp_path):
 
 def test_too_few_for_a_test_split(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
-    splits = {folder._hash_split("a.png"), "train", "test"} - {folder._hash_split("a.png")}
+    (there,) = splits(f"folder:{tmp_path}")
+    (missing,) = {"train", "test"} - {there}
     with pytest.raises(ValueError, match=r"too few images for a \w+ split of its own, got 1: "):
-        load(tmp_path, splits.pop())
+        load(tmp_path, missing)
 
 
 def test_empty_and_missing(tmp_path):
-    with pytest.raises(ValueError, match=r"must hold images \(\.bmp .*\), found no such file$"):
+    with pytest.raises(ValueError, match=r"must hold images \(\.apng .*\), found no such file$"):
         load(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"must name a folder, found none at"):
         load(tmp_path / "none")

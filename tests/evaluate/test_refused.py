@@ -61,7 +61,7 @@ def test_a_diverged_model_is_named(
         ({"max_rows": 0}, r"^max_rows must be an integer of at least 1, got 0$"),
         ({"seed": -1}, r"^seed must be an integer of at least 0, got -1$"),
         ({"seed": 1 << 63}, r"^seed must be below 2\^63, got 9223372036854775808$"),
-        ({"split": "validation"}, r"^split must be one of train, test, got 'validation'$"),
+        ({"split": "validation"}, r"^split must be one of train, val, test, got 'validation'$"),
         ({"precision": "fp16"}, r"^precision must be one of fp32, bf16, got 'fp16'$"),
         ({"device": "tpu"}, r"^device must be one of auto, cpu, cuda, got 'tpu'$"),
         ({"data": "photographs"}, r"^data must be one of photos, .* got 'photographs'"),

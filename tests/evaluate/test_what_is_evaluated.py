@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import vflow
 from tests.evaluate.small import numbers
-from vflow.evaluate import EvaluateConfig, evaluate, open_model
+from vflow.evaluate import EvaluateConfig, evaluate, open_images, open_model
 from vflow.train import ModelOverrides, TrainConfig, train
 
 
@@ -66,3 +69,21 @@ def test_the_default_place_of_results(tmp_path: Path) -> None:
     assert beside.results_path() == model / "evaluation-folder-some-where-test-3.json"
     hub = EvaluateConfig(model="someone/model", data="photos", split="train")
     assert hub.results_path() == Path("someone-model/evaluation-photos-train-1.json")
+
+
+def test_validation_images_in_the_models_size_and_channels(tmp_path: Path) -> None:
+    config = {"filters": 4, "components": 2, "in_channels": 1, "image_size": (8, 12)}
+    model = vflow.create_model("vflow-tiny", **config)
+    model.initialize(torch.randint(0, 256, (8, 1, 8, 12), dtype=torch.uint8))
+    model.save_pretrained(tmp_path / "model")
+    for name, count in (("Train", 5), ("valid", 3)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for index in range(count):
+            pixels = np.random.default_rng(index).integers(0, 256, (16, 24, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{index}.png")
+    data = f"folder:{tmp_path / 'images'}"
+    assert open_images(open_model(tmp_path / "model"), data, "val").shape == (3, 1, 8, 12)
+    evaluation = EvaluateConfig(model=str(tmp_path / "model"), data=data, split="val")
+    assert evaluate(evaluation)["images"] == 3
+    with pytest.raises(FileNotFoundError, match=r"has no test images, only those of train and val"):
+        evaluate(replace(evaluation, split="test"))

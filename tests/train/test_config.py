@@ -26,7 +26,7 @@ BAD_FLAGS = [
     ("--eval-every -5", "eval_every must be an integer of at least 0, got -5"),
     ("--sample-every -1", "sample_every must be an integer of at least 0, got -1"),
     ("--eval-images 0", "eval_images must be an integer of at least 1, got 0"),
-    ("--image-size 0", "image_size must be an integer of at least 1, got 0"),
+    ("--image-size 0", "image_size must be a positive integer or HEIGHTxWIDTH, got '0'"),
     ("--precision fp16", "precision"),
     ("--device tpu", "device"),
     ("--model.filters 0", "filters must be an integer of at least 1, got 0"),

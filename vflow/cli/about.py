@@ -17,7 +17,7 @@ from vflow.ops import backend
 
 LIBRARIES = (
     *("torch", "triton", "numpy", "safetensors", "huggingface_hub", "tyro", "tqdm", "tensorboard"),
-    *("matplotlib", "pillow", "scikit-image", "torchvision"),
+    *("matplotlib", "pillow", "scikit-image"),
 )
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import tarfile
 import zlib
+from dataclasses import replace
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vflow.data import arrays
+from vflow.data.download import fetch, md5_of
 from vflow.data.request import Request
-from vflow.files import atomic_path
+from vflow.data.source import Source, register
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 ARCHIVE = "cifar-10-binary.tar.gz"
@@ -19,25 +22,43 @@ MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 FOLDER = "cifar-10-batches-bin"
 FILES = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
 IMAGES_PER_FILE = 10_000
+_PICKLES = ("cifar-10-batches-py", "cifar-10-python.tar.gz")
+_ARRAYS = "cifar10.npz"
 _PIXELS = 3 * 32 * 32
 
 
 def load(request: Request) -> NDArray[np.uint8]:
     """CIFAR-10 (Krizhevsky, 2009): 50,000 training and 10,000 test images.
 
-    Looked for in root/cifar10 and in root: the folder cifar-10-batches-bin, or the archive
-    cifar-10-binary.tar.gz, whose MD5 is checked and which is read as it is. Where there is neither,
-    torchvision downloads the archive to root/cifar10.
+    Looked for in root/cifar10 and in root: the folder cifar-10-batches-bin or its files; the
+    archive cifar-10-binary.tar.gz, whose MD5 is checked and which is read as it is; cifar10.npz,
+    with the arrays x_train and x_test or their like. Where there is none of them, the archive is
+    downloaded to root/cifar10. The Python version is not read: its files are pickles.
 
     Returns:
         uint8 [N, 3, 32, 32].
     """
-    request.require_size(32)
+    names = FILES[request.split]
     folder = request.find(FOLDER)
+    if folder is None and (file := request.find(*names)) is not None:
+        folder = file.parent
     if folder is not None:
-        return _stack(request, {name: _read_file(folder / name) for name in FILES[request.split]})
-    archive = request.find(ARCHIVE) or _download(request)
-    return _stack(request, _read_archive(archive, FILES[request.split]))
+        return _stack(request, {name: _read_file(folder / name) for name in names})
+    archive = request.find(ARCHIVE)
+    if archive is None and (stored := request.find(_ARRAYS)) is not None:
+        return _read_arrays(request, stored)
+    return _stack(request, _read_archive(archive or _download(request), names))
+
+
+def _read_arrays(request: Request, path: Path) -> NDArray[np.uint8]:
+    images = arrays.load(replace(request, path=path))
+    expected = (IMAGES_PER_FILE * len(FILES[request.split]), 3, 32, 32)
+    if images.shape != expected:
+        raise ValueError(
+            f"the {request.split} images of {path} must be CIFAR-10's, {expected}, got "
+            f"{images.shape} (npy:PATH takes any)"
+        )
+    return images
 
 
 def _stack(request: Request, contents: dict[str, bytes]) -> NDArray[np.uint8]:
@@ -59,7 +80,7 @@ def _read_file(path: Path) -> bytes:
 
 
 def _read_archive(archive: Path, names: list[str]) -> dict[str, bytes]:
-    digest = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
+    digest = md5_of(archive)
     if digest != MD5:
         raise ValueError(
             f"{archive} must have the MD5 {MD5}, got {digest}: remove it to get it anew"
@@ -77,22 +98,29 @@ def _read_archive(archive: Path, names: list[str]) -> dict[str, bytes]:
 
 
 def _download(request: Request) -> Path:
-    folder = request.root / "cifar10"
-    by_hand = f"or download {URL} by hand to {folder}"
+    archive = request.home / ARCHIVE
     try:
-        # Imported here: where torchvision does not fit the installed torch, importing it raises a
-        # RuntimeError, and nothing else needs it.
-        from torchvision.datasets.utils import download_url
-    except (ImportError, RuntimeError) as error:
+        fetch(URL, archive, MD5)
+    except (OSError, HTTPException) as error:
+        pickled = request.find(*_PICKLES)
+        instead = (
+            f"{pickled} is the Python version, whose pickles can run any code and are not read: "
+            if pickled
+            else ""
+        )
         raise FileNotFoundError(
-            f"cifar10 needs {FOLDER} or {ARCHIVE} in {folder}, found neither, and torchvision, "
-            f"which would download it, does not import ({error}): install a torchvision that "
-            f"fits your torch, {by_hand}"
+            f"cifar10 needs {ARCHIVE} (or {FOLDER}) in {request.home}, found none there, and could "
+            f"not be downloaded ({error}): {instead}get {URL} by hand, or try again"
         ) from error
-    archive = folder / ARCHIVE
-    try:
-        with atomic_path(archive) as temporary:
-            download_url(URL, str(temporary.parent), temporary.name, MD5)
-    except (OSError, RuntimeError) as error:
-        raise OSError(f"cifar10 could not be downloaded ({error}): try again, {by_hand}") from error
     return archive
+
+
+register(
+    Source(
+        name="cifar10",
+        help="CIFAR-10, 32x32, the binary version; downloaded where it is not there",
+        load=load,
+        sizes=((32, 32),),
+        channels=(3,),
+    )
+)

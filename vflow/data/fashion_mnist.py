@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vflow.data.request import Request
+from vflow.data.source import Source, register
 
 _FILES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
 _MAGIC = 0x00000803  # unsigned bytes in three dimensions
@@ -27,12 +28,12 @@ def load(request: Request) -> NDArray[np.uint8]:
     Returns:
         uint8 [N, 1, 28, 28], or [N, 1, 32, 32] with a border of zeros for image_size=32.
     """
-    size = request.require_size(_SIZE, 32)
+    assert request.size is not None
     name = _FILES[request.split]
     images = read_idx(request.require(name, f"{name}.gz"))
     if images.shape[1:] != (_SIZE, _SIZE):
         raise ValueError(f"{name} must hold {_SIZE}x{_SIZE} images, got {images.shape[1:]}")
-    border = (size - _SIZE) // 2
+    border = (request.size[0] - _SIZE) // 2
     return np.pad(images, ((0, 0), (border, border), (border, border)))[:, None]
 
 
@@ -58,3 +59,14 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
             f"{path} must hold {shape} images in {expected} bytes, got {len(content)} bytes"
         )
     return np.frombuffer(content, np.uint8, offset=header.size).reshape(shape)
+
+
+register(
+    Source(
+        name="fashion-mnist",
+        help="Fashion-MNIST, 28x28 grey or padded to 32x32: IDX files in the data folder",
+        load=load,
+        sizes=((_SIZE, _SIZE), (32, 32)),
+        channels=(1,),
+    )
+)

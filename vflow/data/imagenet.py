@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from vflow.data.npy import UNREADABLE, read_header
 from vflow.data.request import Request
+from vflow.data.source import Source, register
 
 _FILES = {"train": [f"train_data_batch_{i}.npz" for i in range(1, 11)], "test": ["val_data.npz"]}
-_SIZES = {"imagenet32": 32, "imagenet64": 64}
 
 
 def load(request: Request) -> NDArray[np.uint8]:
@@ -27,7 +27,8 @@ def load(request: Request) -> NDArray[np.uint8]:
     Returns:
         uint8 [N, 3, S, S].
     """
-    size = request.require_size(_SIZES[request.spec])
+    assert request.size is not None
+    size = request.size[0]
     paths = [request.require(name) for name in _FILES[request.split]]
     # The counts come first, from the headers alone, so that the whole is held in memory only once.
     counts = [_read_count(path, 3 * size * size) for path in paths]
@@ -44,14 +45,10 @@ def _read_count(path: Path, pixels: int) -> int:
     """Number of images in a file, after a look at its header."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open("data.npy") as file:
-            version = np.lib.format.read_magic(file)
-            read = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }[version]
-            shape, _, dtype = read(file)
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+            header = read_header(file)
+    except UNREADABLE as error:
         raise _broken(path, error) from error
+    shape, dtype = header.shape, header.dtype
     if dtype != np.uint8 or len(shape) != 2 or shape[0] == 0 or shape[1] != pixels:
         raise ValueError(
             f"{path} must hold 'data' of uint8 and shape [N, {pixels}], got {dtype} {shape}"
@@ -63,9 +60,22 @@ def _read(path: Path) -> NDArray[np.uint8]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return file["data"]
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         raise _broken(path, error) from error
 
 
-def _broken(path: Path, error: Exception) -> ValueError:
+def _broken(path: Path, error: BaseException) -> ValueError:
     return ValueError(f"{path} must be a whole .npz file with the array 'data': {error}")
+
+
+for _side in (32, 64):
+    register(
+        Source(
+            name=f"imagenet{_side}",
+            help=f"downsampled ImageNet, {_side}x{_side}: the official .npz files from the data "
+            "folder",
+            load=load,
+            sizes=((_side, _side),),
+            channels=(3,),
+        )
+    )

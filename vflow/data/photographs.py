@@ -11,14 +11,15 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from PIL import Image
 
+from vflow.data.image_size import Size, size_text
 from vflow.data.request import Request
+from vflow.data.source import Source, register
 
 PHOTOGRAPHS: dict[str, tuple[str, ...]] = {
     "train": ("astronaut.png", "motorcycle_left.png", "motorcycle_right.png", "rocket.jpg"),
     "test": ("chelsea.png", "coffee.png"),
 }
 _REDUCTIONS = (1, 2, 3)
-_DEFAULT_SIZE = 32
 _LARGEST_SIZE = 300  # the height of the smallest photograph, chelsea.png
 
 
@@ -37,20 +38,24 @@ def load(request: Request) -> NDArray[np.uint8]:
     images of a split are spread evenly over its photographs and scales.
 
     Returns:
-        uint8 [N, 3, S, S], S = image_size or 32.
+        uint8 [N, 3, H, W], or [N, 1, H, W] in grey.
     """
-    size = request.image_size or _DEFAULT_SIZE
-    if size > _LARGEST_SIZE:
-        raise ValueError(f"image_size must be at most {_LARGEST_SIZE} for photos, got {size}")
+    size = request.size
+    assert size is not None
+    if max(size) > _LARGEST_SIZE:
+        raise ValueError(
+            f"image_size must be at most {_LARGEST_SIZE} for photos, got {size_text(size)}"
+        )
     train = request.split == "train"
-    stride = max(1, size // 4) if train else size
     crops = []
     for name in PHOTOGRAPHS[request.split]:
         photograph = _read(name)
         for factor in _REDUCTIONS:
-            if min(photograph.shape[:2]) // factor >= size:
-                crops.append(_crop(_reduce(photograph, factor), size, stride))
-    return _spread(np.concatenate(crops))
+            reduced = _reduce(photograph, factor)
+            if reduced.shape[0] >= size[0] and reduced.shape[1] >= size[1]:
+                crops.append(_crop(reduced, size, dense=train))
+    images = _spread(np.concatenate(crops))
+    return _to_grey(images) if request.channels == 1 else images
 
 
 def _read(name: str) -> NDArray[np.uint8]:
@@ -74,10 +79,18 @@ def _reduce(image: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     return ((boxes.sum(axis=(1, 3), dtype=np.uint32) + area // 2) // area).astype(np.uint8)
 
 
-def _crop(image: NDArray[np.uint8], size: int, stride: int) -> NDArray[np.uint8]:
-    """All crops at multiples of `stride`, [N, 3, size, size]."""
-    windows = sliding_window_view(image, (size, size), axis=(0, 1))[::stride, ::stride]
-    return windows.reshape(-1, 3, size, size)
+def _crop(image: NDArray[np.uint8], size: Size, dense: bool) -> NDArray[np.uint8]:
+    """Crops side by side, or a quarter of a side apart if they are to be dense, [N, 3, H, W]."""
+    down, right = (max(1, side // 4) if dense else side for side in size)
+    windows = sliding_window_view(image, size, axis=(0, 1))[::down, ::right]
+    return windows.reshape(-1, 3, *size)
+
+
+def _to_grey(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Luma (ITU-R BT.601) of [N, 3, H, W], in Pillow's integers, as [N, 1, H, W]."""
+    red, green, blue = images.astype(np.uint32).transpose(1, 0, 2, 3)
+    luma = (19595 * red + 38470 * green + 7471 * blue + (1 << 15)) >> 16
+    return luma.astype(np.uint8)[:, None]
 
 
 def _spread(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -87,3 +100,13 @@ def _spread(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     while math.gcd(step, count) != 1:
         step += 1
     return images[np.arange(count) * step % count]
+
+
+register(
+    Source(
+        name="photos",
+        help="32x32 (or HxW) crops of photographs bundled with scikit-image; nothing to download",
+        load=load,
+        channels=(3, 1),
+    )
+)

@@ -1,41 +1,41 @@
-"""What a source is asked for, and the checks that sources share."""
+"""What a source is asked for."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from vflow.data.image_size import Size
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """One call of `load_images`, its arguments checked.
 
     Args:
         spec: The whole spec, for error messages.
         path: What follows the colon of the spec, with "~" expanded; "." for sources without one.
-        split: "train" or "test".
-        image_size: The height and width asked for, or None for the source's own.
+        split: "train", "val" or "test".
+        size: The height and width to give, or None for the files' own.
+        channels: The channels to give, or None for the files' own.
         root: Where downloaded data sets are kept.
     """
 
     spec: str
     path: Path
     split: str
-    image_size: int | None
+    size: Size | None
+    channels: int | None
     root: Path
 
-    def require_size(self, *sizes: int) -> int:
-        """The image size asked for, or the first of `sizes`; it must be one of them."""
-        if self.image_size is None:
-            return sizes[0]
-        if self.image_size not in sizes:
-            allowed = " or ".join(map(str, sizes))
-            raise ValueError(f"image_size must be {allowed} for {self.spec}, got {self.image_size}")
-        return self.image_size
+    @property
+    def home(self) -> Path:
+        """The folder of a downloaded data set."""
+        return self.root / self.spec
 
     def find(self, *names: str) -> Path | None:
         """The first file or folder there is of `names`, looked for in root/SPEC and in root."""
-        for folder in (self.root / self.spec, self.root):
+        for folder in (self.home, self.root):
             for name in names:
                 if (folder / name).exists():
                     return folder / name
@@ -46,7 +46,12 @@ class Request:
         found = self.find(*names)
         if found is None:
             raise FileNotFoundError(
-                f"{self.spec} needs {' or '.join(names)} in {self.root / self.spec}, "
+                f"{self.spec} needs {' or '.join(names)} in {self.home}, "
                 "found none there (another root: VFLOW_DATA or root=)"
             )
         return found
+
+    def no_split(self, available: tuple[str, ...]) -> FileNotFoundError:
+        """The error for a split that there is none of."""
+        there = " and ".join(available)
+        return FileNotFoundError(f"{self.spec} has no {self.split} images, only those of {there}")

@@ -28,7 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vflow.console import RunStopped
-from vflow.data import images_digest
+from vflow.data import data_help, images_digest
 from vflow.evaluate.image_results import ImageResult, ImageResults
 from vflow.evaluate.importance import importance_sample
 from vflow.evaluate.opening import (
@@ -56,13 +56,12 @@ class EvaluateConfig:
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """A training run's folder, a checkpoint's, a model's, or a repository id on the Hugging Face
     Hub. Of a run, the newest parameters are taken."""
-    data: str
-    """Data set: photos, cifar10, imagenet32, imagenet64, fashion-mnist, folder:PATH or npy:PATH."""
+    data: Annotated[str, tyro.conf.arg(help=data_help())]
     samples: int = 1
     """Importance samples an image; the published figures take 4096."""
     images: int | None = None
     """Images evaluated, from the first; by default all."""
-    split: Literal["train", "test"] = "test"
+    split: Literal["train", "val", "test"] = "test"
     """Which images."""
     data_root: Path | None = None
     """Folder where data sets are kept or downloaded to."""
@@ -91,7 +90,7 @@ class EvaluateConfig:
         if self.images is not None:
             require_int("images", self.images, 1)
         require_seed(self.seed)
-        require_choice("split", self.split, ("train", "test"))
+        require_choice("split", self.split, ("train", "val", "test"))
         require_choice("precision", self.precision, ("fp32", "bf16"))
         require_choice("device", self.device, ("auto", "cpu", "cuda"))
 

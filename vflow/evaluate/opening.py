@@ -10,14 +10,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from vflow.data import load_images
+from vflow.data import find_source, load_images
 from vflow.loading import Source, find_model
 from vflow.models import ImageFlow
 from vflow.models.config import require_int
 from vflow.train.config import MAX_SEED
 
-SIZED = ("photos", "folder:", "fashion-mnist")
-"""Data that can be had at more than one size."""
 LOG_SECONDS = 60
 
 
@@ -49,7 +47,7 @@ def say_source(source: Source) -> None:
 
 
 def open_images(model: ImageFlow, data: str, split: str, root: Path | None = None) -> torch.Tensor:
-    """The images of a split, in the model's size.
+    """The images of a split, in the model's size and channels where they can be had so.
 
     Returns:
         uint8 [N, C, H, W], on the CPU.
@@ -60,8 +58,14 @@ def open_images(model: ImageFlow, data: str, split: str, root: Path | None = Non
             model's.
     """
     channels, height, width = model.data_shape
-    size = height if height == width and data.startswith(SIZED) else None
-    images = load_images(data, split, image_size=size, root=root).images
+    source = find_source(data)
+    images = load_images(
+        data,
+        split,
+        image_size=(height, width) if source.has_size((height, width)) else None,
+        channels=channels if channels in source.channels else None,
+        root=root,
+    ).images
     if tuple(images.shape[1:]) != model.data_shape:
         came = "x".join(map(str, images.shape[1:]))
         raise ValueError(

@@ -5,13 +5,28 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
+import tyro
+
+from vflow.data import data_help, parse_size
 from vflow.fields import take_plain_numbers
 from vflow.models import ModelConfig, model_config
 from vflow.models.config import require_bool, require_choice, require_int, require_number
 
 MAX_SEED = (1 << 63) - 1
+ImageSize: TypeAlias = Annotated[
+    int | tuple[int, int] | None,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="SIDE|HEIGHTxWIDTH",
+        # The config reads it, as it does "32x48" of Python.
+        instance_from_str=lambda args: None if args[0] == "None" else args[0],
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: [str(value)],
+    ),
+]
+"""A height and width: 32, (32, 48) or "32x48"."""
 CHOICES = {
     "optimizer": ("adam", "adamw", "apex"),
     "precision": ("fp32", "tf32", "bf16"),
@@ -41,10 +56,18 @@ class ModelOverrides:
     """Whether the couplings of q(z|x) have attention (VFlow only)."""
     in_channels: int | None = None
     """Channels of an image; the data's if left out."""
-    image_size: int | None = None
-    """Height and width of the model's square images; the data's if left out."""
+    image_size: ImageSize = None
+    """Height and width of the model's images; the data's if left out."""
     dropout: float | None = None
     """Dropout probability in the couplings' networks."""
+
+    def __post_init__(self) -> None:
+        """Read `image_size`.
+
+        Raises:
+            ValueError: If it is none.
+        """
+        _read_size(self, "model.image_size")
 
     def given(self) -> dict[str, Any]:
         """The overrides that were given, as `create_model` takes them."""
@@ -112,12 +135,11 @@ class TrainConfig:
     """Run folder: a new or empty one, or that of the run to go on with."""
     preset: str = "vflow-cifar10"
     """Name of the model; `vflow models` lists them."""
-    data: str = "cifar10"
-    """Data set: photos, cifar10, imagenet32, imagenet64, fashion-mnist, folder:PATH or npy:PATH."""
+    data: Annotated[str, tyro.conf.arg(help=data_help())] = "cifar10"
     data_root: Path | None = None
     """Folder where data sets are kept or downloaded to."""
-    image_size: int | None = None
-    """Side of the images, for data that can be had at any; by default the model's."""
+    image_size: ImageSize = None
+    """Size of the images, for data that can be had at any; by default the model's."""
     batch_size: int = 64
     """Images a step, over all processes together."""
     steps: int | None = None
@@ -182,7 +204,8 @@ class TrainConfig:
             raise ValueError(
                 f"steps must be left out where epochs is given, got {self.steps} and {self.epochs}"
             )
-        for name in ("steps", "epochs", "eval_images", "image_size"):
+        _read_size(self, "image_size")
+        for name in ("steps", "epochs", "eval_images"):
             if getattr(self, name) is not None:
                 require_int(name, getattr(self, name), 1)
         for name in ("accumulate", "keep", "checkpoint_every", "log_every"):
@@ -218,6 +241,14 @@ class TrainConfig:
             fields[name] = None if fields[name] is None else str(fields[name])
         fields["optim"]["betas"] = list(fields["optim"]["betas"])
         return fields
+
+
+def _read_size(config: Any, name: str) -> None:
+    """Make the field `image_size` an int for a square, else (height, width)."""
+    if config.image_size is not None:
+        height, width = parse_size(config.image_size, name)
+        size = height if height == width else (height, width)
+        object.__setattr__(config, "image_size", size)
 
 
 FIXED_FIELDS = ("preset", "data", "batch_size", "optimizer", "precision", "seed")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vflow.data import load_images
+from vflow.data import find_source, load_images, splits
 
 if TYPE_CHECKING:
     from vflow.train.config import TrainConfig
@@ -22,7 +22,7 @@ class Inputs:
     """Training and test images, and how the preset has to change to take them."""
 
     train: Tensor  # uint8 [N, C, H, W]
-    test: Tensor  # uint8 [M, C, H, W]
+    test: Tensor  # uint8 [M, C, H, W]; M = 0 if no evaluation is wanted
     shape_overrides: dict[str, int | tuple[int, int]] = field(default_factory=dict)
     """in_channels and image_size of the images, where they are not the preset's."""
 
@@ -34,18 +34,28 @@ def load_inputs(config: TrainConfig, device: torch.device) -> Inputs:
         OSError: If they cannot be read.
         ValueError: If there are too few, or none that the model can take.
     """
-    wanted = config.model_config()
+    source = find_source(config.data)
     size = config.image_size or config.model.image_size
-    if size is None and _any_size(config.data) and wanted.image_size[0] == wanted.image_size[1]:
-        size = wanted.image_size[0]
-    sets = {
-        split: load_images(config.data, split, image_size=size, root=config.data_root).images
-        for split in ("train", "test")
-    }
-    train, test = sets["train"], sets["test"][: config.eval_images]
-    for split, images in sets.items():
-        if not len(images):
-            raise ValueError(f"data must have {split} images, but {config.data} has none")
+    if size is None and source.sizes is None:
+        size = config.model_config().image_size
+    channels = config.model.in_channels
+    if channels not in source.channels:
+        channels = None  # what the data have is compared with the model below
+
+    def load(split: str) -> Tensor:
+        return load_images(
+            config.data, split, image_size=size, channels=channels, root=config.data_root
+        ).images
+
+    if config.eval_every:
+        available = splits(config.data, root=config.data_root)
+        if "test" not in available:
+            raise ValueError(
+                f"data must have test images, but {config.data} has {' and '.join(available)} "
+                "alone: eval_every 0 trains without an evaluation"
+            )
+    train = load("train")
+    test = load("test")[: config.eval_images] if config.eval_every else train[:0]
     if train.shape[1:] != test.shape[1:]:
         raise ValueError(
             "data must have training and test images of one shape, got "
@@ -63,10 +73,6 @@ def load_inputs(config: TrainConfig, device: torch.device) -> Inputs:
 def shape_text(images: Tensor) -> str:
     """The shape of an image, as CxHxW."""
     return "x".join(map(str, images.shape[1:]))
-
-
-def _any_size(data: str) -> bool:
-    return data == "photos" or data.startswith("folder:")
 
 
 def _shape_overrides(config: TrainConfig, images: Tensor) -> dict[str, int | tuple[int, int]]:
