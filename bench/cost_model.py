@@ -22,14 +22,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import vflow  # before torch, for the spin of its threads
+
+# isort: split
 import torch
 import tyro
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import vflow.ops.flops  # noqa: F401
 from vflow.console import one_line_errors

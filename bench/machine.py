@@ -14,6 +14,7 @@ import torch
 import vflow
 from vflow.models import tf32
 from vflow.ops import backend, native
+from vflow.runtime.threads import describe_spin
 
 COPY_NUMBERS = 1 << 25
 MATRIX_SIZE = {"cpu": 1536, "cuda": 8192}
@@ -58,6 +59,7 @@ def describe(device: str) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
+        "openmp": describe_spin(),
         "platform": f"{platform.system()} {platform.machine()}",
         "torch": torch.__version__,
         "vflow": vflow.__version__,

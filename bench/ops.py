@@ -24,19 +24,22 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for `python bench/ops.py`
+
+import vflow  # noqa: F401, before torch, for the spin of its threads
+
+# isort: split
 import pytest
 import torch
 import tyro
 
+from bench.machine import copy_bandwidth, describe
+from bench.ops_cases import DTYPES, Case, cases
+from vflow.console import RunStopped, one_line_errors
+from vflow.files import write_json
+from vflow.models.config import require_choice
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # for `python bench/ops.py`, which knows only its own folder
-
-from bench.machine import copy_bandwidth, describe  # noqa: E402
-from bench.ops_cases import DTYPES, Case, cases  # noqa: E402
-from vflow.console import RunStopped, one_line_errors  # noqa: E402
-from vflow.files import write_json  # noqa: E402
-from vflow.models.config import require_choice  # noqa: E402
-
 SPEED = ROOT / "bench" / "ops_speed.py"
 BASELINES = ("eager", "compile", "reference", "bisection")
 FOR_THIS_MACHINE = "not instruction_set and not other_processors"

@@ -14,16 +14,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import vflow  # noqa: F401, before torch, for the spin of its threads
+
+# isort: split
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from bench.configurations import CONFIGURATIONS  # noqa: E402
-from vflow.console import RunStopped  # noqa: E402
-from vflow.train.distributed import Ranks  # noqa: E402
-from vflow.train.trainer import Trainer  # noqa: E402
+from bench.configurations import CONFIGURATIONS
+from vflow.console import RunStopped
+from vflow.train.distributed import Ranks
+from vflow.train.trainer import Trainer
 
 
 def measure_scaling(

@@ -4,6 +4,7 @@
     python bench/throughput.py --presets vflow-cifar10 --batch-size 64 --configurations kernels bf16
     python bench/throughput.py --presets flowpp-cifar10 --batch-size 2 --peer ../flowplusplus
     python bench/throughput.py --presets vflow-4m-c6 --ranks 2
+    python bench/throughput.py --presets vflow-demo --batch-size 32 --busy 3
 
 Configurations take turns within a round, so that a noisy neighbour hits all alike; the median
 counts. A training step is the trainer's own: noise, forward, backward, clipping, Adam, average.
@@ -23,12 +24,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for `python bench/throughput.py`
+
+import vflow  # noqa: F401, before torch, for the spin of its threads
+
+# isort: split
 import torch
 import tyro
 from tqdm import trange
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for `python bench/throughput.py`
-
+from bench.busy import measure_busy, print_busy
 from bench.chart import draw_chart, label_of, rows_by_workload
 from bench.configurations import BY_DEVICE, CONFIGURATIONS, Configuration
 from bench.flops import count_flops
@@ -41,6 +46,7 @@ from bench.workloads import Workload, bisected_sampling, inference, training
 from vflow.console import one_line_errors
 from vflow.files import write_json
 from vflow.models import model_config, tf32
+from vflow.models.config import require_int
 from vflow.train.cuda_graph import EAGER_STEPS
 
 PEER = "peer"
@@ -70,6 +76,9 @@ class Options:
     """Checkout of github.com/chrischute/flowplusplus, to time at the same widths."""
     ranks: int = 1
     """Time training in so many processes too, each with a batch of its own of that size."""
+    busy: int = 0
+    """Time only this: so many trainings at once on the CPU, against one alone, with libgomp's own
+    spin of the threads and with the short one."""
     rounds: int = 3
     """Timed calls of each; the median counts."""
     device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
@@ -90,6 +99,11 @@ class Options:
         cuda = self.device == "cuda"
         if cuda and not torch.cuda.is_available():
             raise ValueError("device must be cpu where there is no CUDA, got 'cuda'")
+        require_int("busy", self.busy, 0)
+        if self.busy and cuda:
+            raise ValueError(
+                f"busy must be 0 on a GPU, got {self.busy}: it is about the CPU's threads"
+            )
         presets = self.presets or (("vflow-cifar10",) if cuda else ()) + ("vflow-4m-c6",)
         for name in presets:
             model_config(name)
@@ -253,6 +267,11 @@ def main() -> None:
     began = time.monotonic()
     results = []
     for preset in options.presets:
+        if options.busy:
+            assert options.batch_size is not None
+            results.append(measure_busy(preset, options.batch_size, options.busy, options.rounds))
+            print_busy(results[-1])
+            continue
         result = measure(preset, options)
         print_table(result)
         if options.ranks > 1:
@@ -278,6 +297,9 @@ def main() -> None:
         machine = describe(options.device)
         machine["copy_gigabytes_per_second"] = copy_bandwidth(options.device) / 1e9
         write_json(options.json, {"machine": machine, "models": results})
+        if options.busy:
+            print(f"written to {options.json}")
+            return
         chart = options.json.with_suffix(".png")
         draw_chart(results, machine, chart)
         print(f"written to {options.json} and {chart}")

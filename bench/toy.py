@@ -15,17 +15,23 @@ from __future__ import annotations
 
 import importlib
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import machine
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for `python bench/toy.py`
+
+import vflow  # noqa: F401, before torch, for the spin of its threads
+
+# isort: split
 import torch
 import tyro
 from torch import Tensor, nn
 
+from bench.machine import describe
 from vflow.files import write_json
 from vflow.models import Glow, GlowConfig
 from vflow.nets import MLP
@@ -148,7 +154,7 @@ def main(options: Options) -> None:
         )
     if options.json:
         about = {"seeds": options.seeds, "batch": BATCH, "dims": DIMS, "steps": STEPS}
-        write_json(options.json, {**machine.describe("cpu"), **about, "figures": figures})
+        write_json(options.json, {**describe("cpu"), **about, "figures": figures})
 
 
 if __name__ == "__main__":

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import vflow  # before torch, for the spin of its threads
+
+# isort: split
 import torch
 import tyro
 
-import vflow
 from vflow.data import load_images
 from vflow.files import atomic_path, write_json
 from vflow.train import OptimConfig, TrainConfig, train

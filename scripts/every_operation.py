@@ -12,23 +12,23 @@ import argparse
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for scripts, from any folder
+
+import vflow  # noqa: F401, before torch, for the spin of its threads
+
+# isort: split
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(
-    0, str(ROOT)
-)  # for `python scripts/every_operation.py`, which knows only its folder
-
-from tests.ops.inputs import (  # noqa: E402
+from tests.ops.inputs import (
     ALL,
     DIFFERENTIABLE,
     gradients,
     mixture_inputs,
     outputs,
 )
-from vflow import ops  # noqa: E402
-from vflow.ops import native  # noqa: E402
-from vflow.ops.backend import ANY_DTYPE  # noqa: E402
+from vflow import ops
+from vflow.ops import native
+from vflow.ops.backend import ANY_DTYPE
 
 DEVICES = {"cpu": "cpu", "triton": "cuda", "cuda": "cuda"}
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in ANY_DTYPE}

@@ -20,12 +20,15 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for scripts, from any folder
+
+import vflow  # noqa: F401, before torch, for the spin of its threads
+
+# isort: split
 import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for scripts, from any folder
 
 from scripts import cuda_kernels
 from scripts.machine_code import ARCHITECTURES, HEAD, Usage, usages

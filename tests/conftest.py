@@ -5,6 +5,9 @@ Tests run in several processes at once (`pytest -n`); those marked `alone` one a
 
 from __future__ import annotations
 
+import vflow  # noqa: F401, before torch, for the spin of its threads
+
+# isort: split
 import pytest
 import torch
 from hypothesis import settings

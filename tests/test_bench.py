@@ -9,12 +9,13 @@ import sys
 import pytest
 import torch
 
-from bench import configurations, cost_model, ops, ops_cases, throughput
+from bench import busy, configurations, cost_model, ops, ops_cases, throughput
 from bench.chart import draw_chart
 from bench.flops import count_flops
 from bench.peer import load_peer
 from bench.workloads import BISECTED
 from vflow import create_model
+from vflow.console import RunStopped
 from vflow.models import model_config
 from vflow.ops import backend, concat_elu, dropout
 
@@ -41,9 +42,38 @@ def test_throughput_times_every_workload_of_every_configuration(tmp_path, capsys
     assert (tmp_path / "chart.png").stat().st_size > 10_000
 
 
+@pytest.mark.alone
+def test_trainings_at_once_are_counted_together():
+    one = busy.train_together("vflow-tiny", 2, 1, 0.01, "2000")
+    assert one > 0
+    with pytest.raises(RunStopped, match="a training failed"):
+        busy.train_together("vflow-huge", 2, 2, 0.01, "2000")
+
+
+def test_a_busy_machine_is_measured_with_either_spin(monkeypatch, capsys):
+    asked = []
+
+    def train_together(preset, batch_size, processes, seconds, spin):
+        asked.append((processes, spin))
+        return {(1, "300000"): 100.0, (3, "300000"): 25.0, (1, "2000"): 100.0, (3, "2000"): 95.0}[
+            processes, spin
+        ]
+
+    monkeypatch.setattr(busy, "train_together", train_together)
+    result = busy.measure_busy("vflow-demo", 32, 3, 2)
+    assert len(asked) == 8
+    assert [row["together_against_alone"] for row in result["busy"]] == [0.25, 0.95]
+    busy.print_busy(result)
+    assert [line.split()[-2:] for line in capsys.readouterr().out.splitlines()[-2:]] == [
+        ["0.25", "x"],
+        ["0.95", "x"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"busy": -1}, "busy must be an integer of at least 0, got -1"),
         ({"configurations": ("fast",)}, "configurations must name some of .* got 'fast'"),
         ({"configurations": ("graph",)}, "configurations must leave out graph here: .*CUDA graphs"),
         ({"presets": ("vflow-huge",)}, "preset must be one of .* got 'vflow-huge'"),

@@ -1,31 +1,46 @@
-"""The scripts run as their documentation says: by their path, from any folder."""
+"""Scripts and benchmarks run as their documentation says: by their path, from any folder."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
-MAINS = sorted(path for path in SCRIPTS.glob("*.py") if "__main__" in path.read_text())
-assert MAINS
+from vflow.runtime import threads
+
+ROOT = Path(__file__).parents[1]
+# Without a command line of their own.
+STARTED_BY_OTHERS = ("bench/busy.py", "bench/ops_speed.py", "bench/ranks.py")
+MAINS = [
+    str(path.relative_to(ROOT))
+    for folder in ("bench", "scripts")
+    for path in sorted((ROOT / folder).glob("*.py"))
+    if "__main__" in path.read_text()
+]
+MAINS = [main for main in MAINS if main not in STARTED_BY_OTHERS]
+assert len(MAINS) > 6
 
 
-@pytest.mark.parametrize("path", MAINS, ids=[path.stem for path in MAINS])
-def test_help(path, tmp_path):
-    if path.stem == "kernel_report":
+@pytest.mark.parametrize("main", MAINS)
+def test_help(main, tmp_path):
+    """And torch is imported after vflow, which makes the spin of OpenMP's threads a short one."""
+    if "kernel_report" in main:
         pytest.importorskip("triton")
-    environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+    ours = ("PYTHONPATH", threads.VARIABLE, threads.WAIT_POLICY)
+    environment = {name: text for name, text in os.environ.items() if name not in ours}
     ran = subprocess.run(
-        [sys.executable, path, "--help"],
+        [sys.executable, ROOT / main, "--help"],
         cwd=tmp_path,
-        env=environment,
+        env={**environment, "OMP_DISPLAY_ENV": "VERBOSE"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith("usage: ")
+    spins = re.findall(r"GOMP_SPINCOUNT = '(\d+)'", ran.stderr)
+    assert set(spins) <= {threads.SPIN_COUNT}

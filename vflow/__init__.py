@@ -4,39 +4,35 @@
 >>> model = vflow.create_model("vflow-tiny")
 >>> model.sample(2).shape
 torch.Size([2, 3, 16, 16])
+
+torch is imported with the first model, so that what comes before is quick and can prepare for it.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vflow.loading import load_model
-from vflow.models import (
-    FlowPlusPlus,
-    FlowPlusPlusConfig,
-    Glow,
-    GlowConfig,
-    ResidualFlow,
-    ResidualFlowConfig,
-    VectorVFlow,
-    VectorVFlowConfig,
-    VFlow,
-    VFlowConfig,
-    augment,
-    create_model,
-    list_models,
-    model_config,
-)
+from vflow.runtime.threads import shorten_spin as _shorten_spin
 
 if TYPE_CHECKING:
     from vflow import data, densities, evaluate, flows, interop, nets, ops, sample, scores, train
+    from vflow.loading import load_model
+    from vflow.models import (
+        FlowPlusPlus,
+        FlowPlusPlusConfig,
+        Glow,
+        GlowConfig,
+        ResidualFlow,
+        ResidualFlowConfig,
+        VectorVFlow,
+        VectorVFlowConfig,
+        VFlow,
+        VFlowConfig,
+        augment,
+        create_model,
+        list_models,
+        model_config,
+    )
 
 __version__ = "0.1.0"
-
-PACKAGES = (
-    *("data", "densities", "evaluate", "flows", "interop"),
-    *("nets", "ops", "sample", "scores", "train"),
-)
-"""Imported when they are first asked for: `vflow.train` needs TensorBoard, most do not need it."""
 
 __all__ = [
     "FlowPlusPlus",
@@ -67,12 +63,25 @@ __all__ = [
     "train",
 ]
 
+_shorten_spin()
 
-def __getattr__(name: str) -> Any:
-    if name in PACKAGES:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:
+    _MODELS = {name for name in __all__ if name[0].isupper()} | {
+        *("augment", "create_model", "list_models", "model_config"),
+    }
 
+    def __getattr__(name):
+        import importlib
+        import importlib.util
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+        if name in _MODELS or name == "load_model":
+            home = "vflow.models" if name in _MODELS else "vflow.loading"
+            value = getattr(importlib.import_module(home), name)
+            globals()[name] = value
+            return value
+        if name.isidentifier() and name[0] != "_" and importlib.util.find_spec(f"vflow.{name}"):
+            return importlib.import_module(f"vflow.{name}")
+        raise AttributeError(f"module 'vflow' has no attribute {name!r}")
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

@@ -14,6 +14,7 @@ import tyro
 import vflow
 from vflow.models import create_model, describe_model, list_models
 from vflow.ops import backend
+from vflow.runtime.threads import describe_spin
 
 LIBRARIES = (
     *("torch", "triton", "numpy", "safetensors", "huggingface_hub", "tyro", "tqdm", "tensorboard"),
@@ -64,6 +65,7 @@ def describe_machine() -> str:
         *(f"  {name} {_version(name)}" for name in LIBRARIES),
         "devices",
         f"  cpu: {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        f"  OpenMP: {describe_spin()}",
         *(f"  {line}" for line in _cuda_devices()),
         "operations",
     ]
