@@ -142,6 +142,11 @@ def use_backend(name: str) -> Iterator[None]:
         _forced = previous
 
 
+def named() -> str | None:
+    """The backend that was asked for by name, if any was."""
+    return _forced
+
+
 def describe() -> dict[str, dict[str, str]]:
     """Tell for each operation and backend whether it can run here.
 

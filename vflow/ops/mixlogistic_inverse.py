@@ -8,6 +8,7 @@ from vflow.ops.backend import Implementation, native_cpu, native_cuda, triton_gp
 from vflow.ops.launchers import mixlogistic as launchers
 from vflow.ops.library import Operation
 from vflow.ops.mixlogistic import check_mixture, empty_like_images
+from vflow.ops.reference import composition
 from vflow.ops.reference import mixlogistic_inverse as reference
 
 
@@ -48,6 +49,7 @@ _mixlogistic_inverse = Operation(
     "mixlogistic_inverse",
     "Tensor y, Tensor params -> (Tensor, Tensor)",
     fake=empty_like_images,
+    composition=composition.mixlogistic_inverse,
     reference=Implementation(launch=reference.mixlogistic_inverse),
     cpu=native_cpu(launchers.mixlogistic_inverse, squash=True),
     triton=triton_gpu("mixlogistic_inverse", "mixlogistic_inverse", squash=True),
@@ -58,6 +60,7 @@ _mixlogistic_unsquashed_inverse = Operation(
     "mixlogistic_unsquashed_inverse",
     "Tensor y, Tensor params -> (Tensor, Tensor)",
     fake=empty_like_images,
+    composition=composition.mixlogistic_unsquashed_inverse,
     reference=Implementation(launch=reference.mixlogistic_unsquashed_inverse),
     cpu=native_cpu(launchers.mixlogistic_inverse, squash=False),
     triton=triton_gpu("mixlogistic_inverse", "mixlogistic_inverse", squash=False),
