@@ -77,6 +77,7 @@ class Operation:
         """Run on the backend that is forced, or the best one for the first tensor."""
         tensors = arguments[: self._tensors]
         if transformed(tensors) and self._composition is not None:
+            backend.choose(self.name, arguments[0])  # or what was named cannot run at all
             require_composition(self.name, backend.named())
             return self._composition(*arguments)
         chosen = backend.choose(self.name, arguments[0])

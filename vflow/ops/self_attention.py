@@ -84,9 +84,16 @@ def _empty(qkv: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def _pytorch(launch: Callable[..., Any], missing: str | None) -> Implementation:
-    """PyTorch's own kernel among those of a GPU backend: a model can run on them as a whole."""
-    return Implementation(launch=launch, missing=missing)
+def _on_gpu(launch: Callable[..., Any]) -> dict[str, Implementation]:
+    """PyTorch's own kernel among those of the GPU backends: a model can run on one as a whole."""
+    return {
+        "triton": Implementation(
+            launch=launch, missing=gpu.triton_missing, capability=gpu.LEAST_CAPABILITY
+        ),
+        "cuda": Implementation(
+            launch=launch, missing=native.cuda_missing, capability=native.LEAST_CAPABILITY
+        ),
+    }
 
 
 _self_attention_backward = Operation(
@@ -95,8 +102,7 @@ _self_attention_backward = Operation(
     fake=lambda grad, grad_log_total, qkv, output, log_total: qkv.new_empty(qkv.shape),
     reference=Implementation(launch=reference.self_attention_backward),
     cpu=native_cpu(launchers.self_attention_backward),
-    triton=_pytorch(reference.self_attention_backward, gpu.triton_missing()),
-    cuda=_pytorch(reference.self_attention_backward, native.cuda_missing()),
+    **_on_gpu(reference.self_attention_backward),
 )
 _self_attention = Operation(
     "self_attention",
@@ -108,6 +114,5 @@ _self_attention = Operation(
     saves_outputs=True,
     reference=Implementation(launch=reference.self_attention),
     cpu=native_cpu(launchers.self_attention),
-    triton=_pytorch(reference.self_attention, gpu.triton_missing()),
-    cuda=_pytorch(reference.self_attention, native.cuda_missing()),
+    **_on_gpu(reference.self_attention),
 )
