@@ -73,6 +73,12 @@ def test_the_inverse_of_the_linear_layer():
     assert torch.autograd.gradcheck(actnorm_conv1x1_inverse, inputs)
 
 
+def test_torch_func_is_told_that_the_inverses_gradient_is_implicit(model: ImageFlow):
+    latent = model.encode(_images(1))
+    with vflow.ops.use_backend("reference"), pytest.raises(ValueError, match="by torch.autograd"):
+        torch.func.grad(lambda part: model.decode(part, differentiable=True).sum())(latent)
+
+
 def test_an_image_follows_its_latent(model: ImageFlow):
     latent = model.encode(_images(1), generator=_seed()).contiguous()
     function = lambda part: model.decode(part, differentiable=True)  # noqa: E731

@@ -5,6 +5,7 @@ mode."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import pytest
 import torch
 
 from vflow import ops
-from vflow.ops import backend, native
+from vflow.cli import about
+from vflow.ops import backend, gpu, native
 from vflow.ops.library import Operation
 
 X, PARAMS = torch.zeros(2, 3), torch.zeros(2, 3, 8)
@@ -188,6 +190,89 @@ def test_environment_variable(name, message):
     else:
         assert found.returncode != 0
         assert f"ValueError: {message}" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", None),
+        ("cpu", None),
+        (
+            "gpu",
+            r"backend must be one of reference, cpu, triton, cuda, got 'gpu' \(VFLOW_BACKEND\)",
+        ),
+        ("CPU", r"got 'CPU' \(VFLOW_BACKEND\)"),
+    ],
+)
+def test_the_environment_can_be_checked_early(monkeypatch, name, message):
+    monkeypatch.setenv(backend.ENVIRONMENT_VARIABLE, name)
+    monkeypatch.setattr(backend, "_forced", name or None)
+    if message is None:
+        backend.require_environment()
+        ops.mixlogistic(X, PARAMS)
+        return
+    for call in (
+        backend.require_environment,
+        lambda: ops.mixlogistic(X, PARAMS),
+        lambda: torch.vmap(ops.concat_elu)(X),
+        lambda: ops.self_attention(torch.ones(1, 2, 3, 1, 4)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+class Gpu:
+    """As much of a tensor on a CUDA device as the choice of a backend looks at."""
+
+    device, dtype = torch.device("cuda", 0), torch.float32
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """A card of the given compute capability, with Triton and the CUDA library installed."""
+
+    def insert(*capabilities):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capabilities[index])
+        monkeypatch.setattr(gpu, "_triton_absent", lambda: None)
+        monkeypatch.setattr(gpu, "_triton_broken", lambda: None)
+        monkeypatch.setattr(native, "_cuda_library_missing", lambda: None)
+
+    return insert
+
+
+@pytest.mark.parametrize("operation", ["mixlogistic", "concat_elu_backward", "self_attention"])
+def test_an_old_card_is_served_by_the_next_backend(card, monkeypatch, operation):
+    card((9, 0))
+    assert backend.choose(operation, Gpu) == "triton"
+    card((7, 5))
+    assert backend.choose(operation, Gpu) == "reference"
+    reason = "it needs a device of compute capability 8.0 or above, cuda:0 has 7.5"
+    for name in ("triton", "cuda"):
+        assert backend.describe()[operation][name] == reason
+        with pytest.raises(
+            ValueError, match=f"'{name}' is not available: {reason}; available: ref"
+        ):
+            ops.use_backend(name).__enter__()
+        monkeypatch.setattr(backend, "_forced", name)
+        with pytest.raises(ValueError, match=f"'{name}' cannot run {operation}: {reason}; avail"):
+            backend.choose(operation, Gpu)
+    # One that the other backend can serve, and one card beside another.
+    monkeypatch.setattr(backend, "_forced", None)
+    known = backend._implementations[operation]
+    monkeypatch.setitem(known, "cuda", dataclasses.replace(known["cuda"], capability=(7, 0)))
+    assert backend.choose(operation, Gpu) == "cuda"
+    card((9, 0), (7, 5))
+    assert backend.choose(operation, Gpu) == "triton"
+    with ops.use_backend("triton"):
+        assert backend.choose(operation, Gpu) == "triton"
+
+
+def test_info_tells_the_reason(card, monkeypatch):
+    card((7, 5))
+    monkeypatch.setattr(about, "_cuda_devices", list)
+    assert "triton: it needs a device of compute capability 8.0" in about.describe_machine()
 
 
 @pytest.mark.parametrize("name", ["cpu", "cuda"])

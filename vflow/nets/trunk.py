@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from vflow.nets.embedding import copy_parameters, embed_inputs, embed_outputs
 from vflow.nets.gated import GatedBlock
 from vflow.nets.layers import Conv3x3
+from vflow.ops.transforms import within_transform
 
 OUTPUT_INIT_SCALE = 0.1
 POSITION_STD = 0.01
@@ -60,10 +61,12 @@ class Trunk(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """x [B, H, W, in], context [B, H, W, Fc] -> [B, H, W, out]."""
         dtype = self.compute_dtype
+        # torch.func has no hooks on what is saved, by which PyTorch recomputes.
+        recompute = self.recompute and torch.is_grad_enabled() and not within_transform()
         with torch.autocast(x.device.type, dtype=dtype, enabled=dtype is not None):
             hidden = self.conv_in(x)
             for block in self.blocks:
-                if self.recompute and torch.is_grad_enabled():
+                if recompute:
                     hidden = checkpoint(
                         block,
                         hidden,

@@ -1,4 +1,9 @@
-"""The fused operations of the flows and their networks. Everything is NHWC."""
+"""The fused operations of the flows and their networks. Everything is NHWC.
+
+`torch.func` (grad, vmap, jvp and their like), forward mode and gradients of gradients go through
+PyTorch's own functions, on any device. Kernels have but one gradient: a backend of kernels that was
+asked for by name refuses the rest.
+"""
 
 from vflow.ops.actnorm_conv1x1 import actnorm_conv1x1, actnorm_conv1x1_inverse
 from vflow.ops.backend import use_backend

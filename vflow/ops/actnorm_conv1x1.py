@@ -13,8 +13,10 @@ from vflow.ops.checks import check_like, check_rank, check_shape, check_tensor, 
 from vflow.ops.launchers import actnorm_conv1x1 as launchers
 from vflow.ops.library import Operation
 from vflow.ops.reference import actnorm_conv1x1 as reference
+from vflow.ops.reference import composition
 from vflow.ops.reference.actnorm_conv1x1 import floored
 from vflow.ops.reference.precision import compute_dtype
+from vflow.ops.transforms import require_autograd
 
 
 def actnorm_conv1x1(
@@ -33,7 +35,7 @@ def actnorm_conv1x1(
 
     Returns:
         y like x, and logdet [B] in nats: sum log scale + H W log|det weight|, the determinant taken
-        in float64; of float32 (float64 for float64). Differentiable once.
+        in float64; of float32 (float64 for float64). Differentiable.
 
     Raises:
         ValueError: If types, dtypes, devices or shapes do not fit, or a backend asked for by name
@@ -68,6 +70,7 @@ def actnorm_conv1x1_inverse(
     _check("y", y, scale, bias, weight)
     inputs = (y, scale, bias, weight)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+        require_autograd("actnorm_conv1x1_inverse", inputs)
         x, logdet = _Inverse.apply(*inputs)
         return x, logdet
     return _actnorm_conv1x1_inverse(*(tensor.detach() for tensor in inputs))
@@ -123,6 +126,7 @@ _actnorm_conv1x1 = Operation(
     "actnorm_conv1x1",
     "Tensor x, Tensor scale, Tensor bias, Tensor weight -> (Tensor, Tensor)",
     fake=_empty,
+    composition=composition.actnorm_conv1x1,
     backward=_actnorm_conv1x1_backward.run,
     reference=Implementation(launch=reference.actnorm_conv1x1),
     cpu=native_cpu(launchers.actnorm_conv1x1),
@@ -133,6 +137,7 @@ _actnorm_conv1x1_inverse = Operation(
     "actnorm_conv1x1_inverse",
     "Tensor y, Tensor scale, Tensor bias, Tensor weight -> (Tensor, Tensor)",
     fake=_empty,
+    composition=composition.actnorm_conv1x1_inverse,
     reference=Implementation(launch=reference.actnorm_conv1x1_inverse),
     cpu=native_cpu(launchers.actnorm_conv1x1_inverse),
     triton=triton_gpu("actnorm_conv1x1", "actnorm_conv1x1_inverse"),

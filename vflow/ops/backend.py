@@ -7,6 +7,7 @@ and a backward pass runs on the backend of its forward, wherever and whenever it
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,8 +39,8 @@ class Implementation:
     """Tensors, then numbers in, tensors out; the inputs have been checked."""
     dtypes: tuple[torch.dtype, ...] = ANY_DTYPE
     """The dtypes of the first tensor that it takes."""
-    missing: str | None = None
-    """Why it cannot run here; None if it can."""
+    missing: str | Callable[[], str | None] | None = None
+    """Why it cannot run here, None if it can; a function that tells where to ask wakes a device."""
     capability: tuple[int, int] = (0, 0)
     """The least compute capability of a CUDA device that it runs on."""
 
@@ -57,7 +58,7 @@ def native_cuda(launch: Callable[..., Any], **options: Any) -> Implementation:
     """An implementation on the native CUDA library, by a launcher that takes how to call it."""
     return Implementation(
         launch=partial(launch, call_cuda, **options),
-        missing=native.cuda_missing(),
+        missing=native.cuda_missing,
         capability=native.LEAST_CAPABILITY,
     )
 
@@ -65,7 +66,9 @@ def native_cuda(launch: Callable[..., Any], **options: Any) -> Implementation:
 def triton_gpu(module: str, name: str, **options: Any) -> Implementation:
     """An implementation by the launcher `name` of the Triton kernels in `module`."""
     launch = gpu.triton_launcher(module, name, **options)
-    return Implementation(launch=launch, missing=gpu.triton_missing())
+    return Implementation(
+        launch=launch, missing=gpu.triton_missing, capability=gpu.LEAST_CAPABILITY
+    )
 
 
 _implementations: dict[str, dict[str, Implementation]] = {}
@@ -113,9 +116,20 @@ def choose(operation: str, x: Tensor) -> str:
             raise ValueError(problem)
         return _forced
     for name in order(operation, x.device.type):
-        if name in known and _runs(known[name], x):
+        if name in known and _runs(operation, name, x):
             return name
     return "reference"
+
+
+def require_environment() -> None:
+    """Check VFLOW_BACKEND before anything is computed; the first operation does otherwise.
+
+    Raises:
+        ValueError: If it names no backend, or one of which nothing can run here.
+    """
+    problem = _unusable(os.environ.get(ENVIRONMENT_VARIABLE) or "reference")
+    if problem is not None:
+        raise ValueError(f"{problem} ({ENVIRONMENT_VARIABLE})")
 
 
 @contextmanager
@@ -142,6 +156,11 @@ def use_backend(name: str) -> Iterator[None]:
         _forced = previous
 
 
+def named() -> str | None:
+    """The backend that was asked for by name, if any was."""
+    return _forced
+
+
 def describe() -> dict[str, dict[str, str]]:
     """Tell for each operation and backend whether it can run here.
 
@@ -150,7 +169,8 @@ def describe() -> dict[str, dict[str, str]]:
     """
     return {
         operation: {
-            name: _reason_missing(operation, name) or _too_old_here(operation, name) or "available"
+            name: _reason_missing(operation, name)
+            or next(filter(None, _too_old_here(operation, name)), "available")
             for name in BACKENDS
         }
         for operation in sorted(_implementations)
@@ -159,10 +179,12 @@ def describe() -> dict[str, dict[str, str]]:
 
 def _problem(operation: str, name: str, x: Tensor) -> str | None:
     if name not in BACKENDS:
-        return _unusable(name)
-    reason = _reason_missing(operation, name)
-    if reason is None and name in _DEVICES and x.device.type not in _DEVICES[name]:
+        return f"{_unusable(name)} ({ENVIRONMENT_VARIABLE})"  # `use_backend` lets none in
+    reason = None
+    if name in _DEVICES and x.device.type not in _DEVICES[name]:
         reason = f"it takes tensors on {' or '.join(_DEVICES[name])}, got {x.device.type}"
+    # Nothing is asked of CUDA where a tensor of the CPU's has come.
+    reason = _reason_missing(operation, name) if reason is None else reason
     if reason is None:
         reason = _too_old(_implementations[operation][name], x.device)
     if reason is None and x.dtype not in _implementations[operation][name].dtypes:
@@ -170,49 +192,86 @@ def _problem(operation: str, name: str, x: Tensor) -> str | None:
         reason = f"it takes {' or '.join(str(dtype) for dtype in dtypes)}, got {x.dtype}"
     if reason is None:
         return None
-    others = [other for other in BACKENDS if _reason_missing(operation, other) is None]
+    others = [
+        other
+        for other in BACKENDS
+        if x.device.type in _DEVICES.get(other, (x.device.type,))
+        and _reason_missing(operation, other) is None
+    ]
     return f"backend '{name}' cannot run {operation}: {reason}; available: {', '.join(others)}"
 
 
-def _runs(known: Implementation, x: Tensor) -> bool:
-    return known.missing is None and x.dtype in known.dtypes and _too_old(known, x.device) is None
+def _runs(operation: str, name: str, x: Tensor) -> bool:
+    known = _implementations[operation][name]
+    return (
+        x.dtype in known.dtypes
+        and (known.missing is None or _reason_missing(operation, name) is None)
+        and _too_old(known, x.device) is None
+    )
 
 
 def _too_old(known: Implementation, device: torch.device) -> str | None:
     """Say why an implementation cannot run on a CUDA device, or None if it can."""
     if device.type != "cuda" or known.capability == (0, 0):
         return None
-    found = torch.cuda.get_device_capability(device)
+    found = _capability(device.index)
     if found >= known.capability:
         return None
     least, has = (".".join(map(str, version)) for version in (known.capability, found))
     return f"it needs a device of compute capability {least} or above, {device} has {has}"
 
 
-def _too_old_here(operation: str, name: str) -> str | None:
-    """The first reason among the CUDA devices that are here."""
+def _too_old_here(operation: str, name: str) -> list[str | None]:
+    """`_too_old` of each CUDA device that is here."""
     known = _implementations[operation][name]
     devices = range(torch.cuda.device_count()) if known.capability > (0, 0) else ()
-    reasons = (_too_old(known, torch.device("cuda", index)) for index in devices)
-    return next((reason for reason in reasons if reason is not None), None)
+    return [_too_old(known, torch.device("cuda", index)) for index in devices]
 
 
 def _reason_missing(operation: str, name: str) -> str | None:
     known = _implementations[operation]
-    return known[name].missing if name in known else f"{operation} has no {name} implementation"
+    if name not in known:
+        return f"{operation} has no {name} implementation"
+    missing = known[name].missing
+    return missing() if callable(missing) else missing
+
+
+def _capability(index: int) -> tuple[int, int]:
+    """The compute capability of a CUDA device."""
+    return _asked_once(torch.cuda.get_device_capability, index)
+
+
+@functools.cache
+def _asked_once(ask: Callable[[int], tuple[int, int]], index: int) -> tuple[int, int]:
+    return ask(index)
+
+
+# As torch.compiler.assume_constant_result marks them, which would import the compiler.
+for _function in (_reason_missing, _capability):
+    _function._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _unusable(name: str) -> str | None:
     if name not in BACKENDS:
         return f"backend must be one of {', '.join(BACKENDS)}, got {name!r}"
-    reasons = [_reason_missing(operation, name) for operation in _implementations]
+    reasons = [_reason_everywhere(operation, name) for operation in _implementations]
     if any(reason is None for reason in reasons):
         return None
-    registered = [known[name].missing for known in _implementations.values() if name in known]
+    has_no = [f"{operation} has no {name} implementation" for operation in _implementations]
+    registered = [reason for reason in reasons if reason not in has_no]
     reason = registered[0] if registered else "no operation has an implementation of it"
     usable = [other for other in BACKENDS if _any_available(other)]
     return f"backend '{name}' is not available: {reason}; available: {', '.join(usable)}"
 
 
+def _reason_everywhere(operation: str, name: str) -> str | None:
+    """Why an operation cannot run on any device that is here."""
+    missing = _reason_missing(operation, name)
+    if missing is not None:
+        return missing
+    devices = _too_old_here(operation, name)
+    return devices[0] if devices and None not in devices else None
+
+
 def _any_available(name: str) -> bool:
-    return any(_reason_missing(operation, name) is None for operation in _implementations)
+    return any(_reason_everywhere(operation, name) is None for operation in _implementations)

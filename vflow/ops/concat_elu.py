@@ -9,6 +9,7 @@ from vflow.ops.checks import check_dropout, check_rank, check_tensor
 from vflow.ops.dropout import draw_seed
 from vflow.ops.launchers import concat_elu as launchers
 from vflow.ops.library import Operation
+from vflow.ops.reference import composition
 from vflow.ops.reference import concat_elu as reference
 
 
@@ -23,7 +24,7 @@ def concat_elu(x: Tensor, dropout: float = 0.0) -> Tensor:
             1 - dropout.
 
     Returns:
-        [..., 2C] in x's dtype, contiguous. Differentiable once.
+        [..., 2C] in x's dtype, contiguous. Differentiable.
 
     Raises:
         ValueError: If x is not a floating tensor with a last dimension, dropout is not a number
@@ -50,6 +51,7 @@ _concat_elu = Operation(
     "concat_elu",
     "Tensor x -> Tensor",
     fake=lambda x: x.new_empty((*x.shape[:-1], 2 * x.shape[-1])),
+    composition=composition.concat_elu,
     backward=_concat_elu_backward.run,
     reference=Implementation(launch=reference.concat_elu),
     cpu=native_cpu(launchers.concat_elu),
@@ -69,6 +71,7 @@ _concat_elu_dropout = Operation(
     "concat_elu_dropout",
     "Tensor x, Tensor seed, float dropout -> Tensor",
     fake=lambda x, seed, dropout: x.new_empty((*x.shape[:-1], 2 * x.shape[-1])),
+    composition=composition.concat_elu_dropout,
     backward=_concat_elu_dropout_backward.run,
     reference=Implementation(launch=reference.concat_elu_dropout),
     cpu=native_cpu(launchers.concat_elu_dropout),

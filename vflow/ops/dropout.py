@@ -9,6 +9,7 @@ from vflow.ops.backend import Implementation, native_cpu, native_cuda, triton_gp
 from vflow.ops.checks import check_dropout, check_rank, check_tensor
 from vflow.ops.launchers import dropout as launchers
 from vflow.ops.library import Operation
+from vflow.ops.reference import composition
 from vflow.ops.reference import dropout as reference
 
 
@@ -68,6 +69,7 @@ _dropout = Operation(
     "dropout",
     "Tensor x, Tensor seed, float dropout -> Tensor",
     fake=lambda x, seed, dropout: x.new_empty(x.shape),
+    composition=composition.dropout,
     backward=_backward,
     reference=Implementation(launch=reference.dropout),
     cpu=native_cpu(launchers.dropout),

@@ -8,6 +8,7 @@ from vflow.ops.backend import Implementation, native_cpu, native_cuda, triton_gp
 from vflow.ops.checks import check_device, check_rank, check_shape, check_tensor
 from vflow.ops.launchers import gated_residual_norm as launchers
 from vflow.ops.library import Operation
+from vflow.ops.reference import composition
 from vflow.ops.reference import gated_residual_norm as reference
 
 
@@ -29,7 +30,7 @@ def gated_residual_norm(
         bias: LayerNorm's bias [F].
 
     Returns:
-        The next residual stream [..., F] in x's dtype. Differentiable once.
+        The next residual stream [..., F] in x's dtype. Differentiable.
 
     Raises:
         ValueError: If types, devices or shapes do not fit, or a backend asked for by name cannot
@@ -63,6 +64,7 @@ _gated_residual_norm = Operation(
     "gated_residual_norm",
     "Tensor x, Tensor ab, Tensor weight, Tensor bias -> Tensor",
     fake=lambda x, ab, weight, bias: x.new_empty(x.shape),
+    composition=composition.gated_residual_norm,
     backward=_gated_residual_norm_backward.run,
     reference=Implementation(launch=reference.gated_residual_norm),
     cpu=native_cpu(launchers.gated_residual_norm),

@@ -13,14 +13,33 @@ from typing import Any
 
 import torch
 
+LEAST_CAPABILITY = (8, 0)  # of a device that Triton compiles for
 
-@functools.cache
+
+def device_missing() -> str | None:
+    """Say that there is no CUDA device, or None if there is one.
+
+    Asked anew each time until CUDA is at work: a device may yet be made visible.
+    """
+    if torch.cuda.is_initialized() or torch.cuda.is_available():
+        return None
+    return "there is no CUDA device"
+
+
 def triton_missing() -> str | None:
     """Say why the Triton kernels cannot run here, or None if they can."""
+    return _triton_absent() or device_missing() or _triton_broken()
+
+
+@functools.cache
+def _triton_absent() -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (pip install 'vflow[triton]')"
-    if not torch.cuda.is_available():
-        return "there is no CUDA device"
+    return None
+
+
+@functools.cache
+def _triton_broken() -> str | None:
     try:
         importlib.import_module("triton")
     except ImportError as error:

@@ -10,6 +10,7 @@ from vflow.ops.backend import Implementation, native_cpu, native_cuda, triton_gp
 from vflow.ops.checks import check_like, check_rank, check_tensor, logdet_dtype
 from vflow.ops.launchers import mixlogistic as launchers
 from vflow.ops.library import Operation
+from vflow.ops.reference import composition
 from vflow.ops.reference import mixlogistic as reference
 from vflow.ops.reference import mixlogistic_unsquashed as unsquashed
 
@@ -36,7 +37,7 @@ def mixlogistic(
 
     Returns:
         y like x, contiguous, and logdet [B], the log-determinant in nats, of float32 (float64 for
-        float64). Differentiable once.
+        float64). Differentiable.
 
     Raises:
         ValueError: If types, dtypes, devices or shapes do not fit, or a backend asked for by name
@@ -86,6 +87,7 @@ _mixlogistic = Operation(
     "mixlogistic",
     "Tensor x, Tensor params -> (Tensor, Tensor)",
     fake=empty_like_images,
+    composition=composition.mixlogistic,
     backward=_mixlogistic_backward.run,
     reference=Implementation(launch=reference.mixlogistic),
     cpu=native_cpu(launchers.mixlogistic, squash=True),
@@ -106,6 +108,7 @@ _mixlogistic_unsquashed = Operation(
     "mixlogistic_unsquashed",
     "Tensor x, Tensor params -> (Tensor, Tensor)",
     fake=empty_like_images,
+    composition=composition.mixlogistic_unsquashed,
     backward=_mixlogistic_unsquashed_backward.run,
     reference=Implementation(launch=unsquashed.mixlogistic_unsquashed),
     cpu=native_cpu(launchers.mixlogistic, squash=False),

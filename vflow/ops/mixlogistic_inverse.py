@@ -13,8 +13,10 @@ from vflow.ops.backend import Implementation, native_cpu, native_cuda, triton_gp
 from vflow.ops.launchers import mixlogistic as launchers
 from vflow.ops.library import Operation
 from vflow.ops.mixlogistic import check_mixture, empty_like_images, mixlogistic
+from vflow.ops.reference import composition
 from vflow.ops.reference import mixlogistic_inverse as reference
 from vflow.ops.reference.mixlogistic import SQUASH_FLOOR
+from vflow.ops.transforms import require_autograd
 
 
 def mixlogistic_inverse(
@@ -48,6 +50,7 @@ def mixlogistic_inverse(
     """
     check_mixture("y", y, params)
     if torch.is_grad_enabled() and (y.requires_grad or params.requires_grad):
+        require_autograd("mixlogistic_inverse", (y, params))
         x, logdet = _Implicit.apply(y, params, squash)
         return x, logdet
     return _invert(y, params, squash)
@@ -98,6 +101,7 @@ _mixlogistic_inverse = Operation(
     "mixlogistic_inverse",
     "Tensor y, Tensor params -> (Tensor, Tensor)",
     fake=empty_like_images,
+    composition=composition.mixlogistic_inverse,
     reference=Implementation(launch=reference.mixlogistic_inverse),
     cpu=native_cpu(launchers.mixlogistic_inverse, squash=True),
     triton=triton_gpu("mixlogistic_inverse", "mixlogistic_inverse", squash=True),
@@ -108,6 +112,7 @@ _mixlogistic_unsquashed_inverse = Operation(
     "mixlogistic_unsquashed_inverse",
     "Tensor y, Tensor params -> (Tensor, Tensor)",
     fake=empty_like_images,
+    composition=composition.mixlogistic_unsquashed_inverse,
     reference=Implementation(launch=reference.mixlogistic_unsquashed_inverse),
     cpu=native_cpu(launchers.mixlogistic_inverse, squash=False),
     triton=triton_gpu("mixlogistic_inverse", "mixlogistic_inverse", squash=False),

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from vflow.ops import gpu
+
 ABI_VERSION = 4
 # Another folder, of a build with sanitizers for instance, may be named in the environment.
 LIBRARY_FOLDER = Path(
@@ -122,11 +124,13 @@ def load_cpu(path: Path) -> ctypes.CDLL:
     return library
 
 
-@functools.cache
 def cuda_missing() -> str | None:
-    """Say why the CUDA library cannot be used, or None if it can; does not initialise CUDA."""
-    if not torch.cuda.is_available():
-        return "there is no CUDA device"
+    """Say why the CUDA library cannot be used, or None if it can."""
+    return gpu.device_missing() or _cuda_library_missing()
+
+
+@functools.cache
+def _cuda_library_missing() -> str | None:
     try:
         cuda_library()
     except LibraryMissing as error:
