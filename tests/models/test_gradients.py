@@ -75,7 +75,7 @@ def test_the_inverse_of_the_linear_layer():
 
 def test_torch_func_is_told_that_the_inverses_gradient_is_implicit(model: ImageFlow):
     latent = model.encode(_images(1))
-    with vflow.ops.use_backend("reference"), pytest.raises(ValueError, match="by torch.autograd"):
+    with vflow.ops.use_backend("reference"), pytest.raises(ValueError, match=r"by torch\.autograd"):
         torch.func.grad(lambda part: model.decode(part, differentiable=True).sum())(latent)
 
 
