@@ -118,6 +118,26 @@ def choose(operation: str, x: Tensor) -> str:
     return "reference"
 
 
+def require_usable(device_type: str) -> None:
+    """Check a backend forced by name before any operation runs, such as VFLOW_BACKEND's.
+
+    Args:
+        device_type: "cpu" or "cuda", where the operations are to run.
+
+    Raises:
+        ValueError: If there is no such backend, nothing of it can run here, or it is not for such a
+            device.
+    """
+    if _forced is None:
+        return
+    problem = _unusable(_forced)
+    devices = _DEVICES.get(_forced, (device_type,))
+    if problem is None and device_type not in devices:
+        problem = f"backend '{_forced}' takes tensors on {' or '.join(devices)}, got {device_type}"
+    if problem is not None:
+        raise ValueError(problem)
+
+
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
     """Run every operation on the named backend within the block.
