@@ -247,8 +247,8 @@ def _asked_once(ask: Callable[[int], tuple[int, int]], index: int) -> tuple[int,
 
 
 # As torch.compiler.assume_constant_result marks them, which would import the compiler.
-for _function in (_reason_missing, _capability):
-    _function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+vars(_reason_missing)["_dynamo_marked_constant"] = True
+vars(_capability)["_dynamo_marked_constant"] = True
 
 
 def _unusable(name: str) -> str | None:
