@@ -256,8 +256,8 @@ def _asked_once(ask: Callable[[int], tuple[int, int]], index: int) -> tuple[int,
 
 
 # As torch.compiler.assume_constant_result marks them, which would import the compiler.
-for _function in (_reason_missing, _capability):
-    setattr(_function, "_dynamo_marked_constant", True)  # noqa: B010 (mypy knows no such attribute)
+vars(_reason_missing)["_dynamo_marked_constant"] = True
+vars(_capability)["_dynamo_marked_constant"] = True
 
 
 def _unusable(name: str) -> str | None:

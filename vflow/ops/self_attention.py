@@ -84,16 +84,17 @@ def _empty(qkv: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def _on_gpu(launch: Callable[..., Any]) -> dict[str, Any]:
-    """PyTorch's own kernel among those of the GPU backends: a model can run on one as a whole."""
-    return {
-        "triton": Implementation(
-            launch=launch, missing=gpu.triton_missing, capability=gpu.LEAST_CAPABILITY
-        ),
-        "cuda": Implementation(
-            launch=launch, missing=native.cuda_missing, capability=native.LEAST_CAPABILITY
-        ),
-    }
+def _triton(launch: Callable[..., Any]) -> Implementation:
+    """PyTorch's own kernel among those of a GPU backend: a model can run on them as a whole."""
+    return Implementation(
+        launch=launch, missing=gpu.triton_missing, capability=gpu.LEAST_CAPABILITY
+    )
+
+
+def _cuda(launch: Callable[..., Any]) -> Implementation:
+    return Implementation(
+        launch=launch, missing=native.cuda_missing, capability=native.LEAST_CAPABILITY
+    )
 
 
 _self_attention_backward = Operation(
@@ -102,7 +103,8 @@ _self_attention_backward = Operation(
     fake=lambda grad, grad_log_total, qkv, output, log_total: qkv.new_empty(qkv.shape),
     reference=Implementation(launch=reference.self_attention_backward),
     cpu=native_cpu(launchers.self_attention_backward),
-    **_on_gpu(reference.self_attention_backward),
+    triton=_triton(reference.self_attention_backward),
+    cuda=_cuda(reference.self_attention_backward),
 )
 _self_attention = Operation(
     "self_attention",
@@ -114,5 +116,6 @@ _self_attention = Operation(
     saves_outputs=True,
     reference=Implementation(launch=reference.self_attention),
     cpu=native_cpu(launchers.self_attention),
-    **_on_gpu(reference.self_attention),
+    triton=_triton(reference.self_attention),
+    cuda=_cuda(reference.self_attention),
 )
