@@ -188,13 +188,16 @@ def _read_curves(path: Path) -> tuple[np.ndarray, np.ndarray]:
             break  # a line that a running or killed process has not finished
         try:
             record = json.loads(line)
-            kind, point = record["kind"], (float(record["step"]), float(record["bits_per_dim"]))
+            kind = record["kind"]
+            if kind not in points or record["bits_per_dim"] is None:
+                continue  # what is no curve, or a mean of no steps
+            point = float(record["step"]), float(record["bits_per_dim"])
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
                 f"{path} must hold JSON lines with kind, step and bits_per_dim, but line {number} "
                 "is none"
             ) from error
-        if kind in points and all(map(math.isfinite, point)):
+        if all(map(math.isfinite, point)):
             points[kind].append(point)
     if not points["train"]:
         raise ValueError(f"{path} must hold a record of training, but there is none")

@@ -208,11 +208,11 @@ def test_the_environment_can_be_checked_early(monkeypatch, name, message):
     monkeypatch.setenv(backend.ENVIRONMENT_VARIABLE, name)
     monkeypatch.setattr(backend, "_forced", name or None)
     if message is None:
-        backend.require_environment()
+        backend.require_usable("cpu")
         ops.mixlogistic(X, PARAMS)
         return
     for call in (
-        backend.require_environment,
+        lambda: backend.require_usable("cpu"),
         lambda: ops.mixlogistic(X, PARAMS),
         lambda: torch.vmap(ops.concat_elu)(X),
         lambda: ops.self_attention(torch.ones(1, 2, 3, 1, 4)),

@@ -92,6 +92,17 @@ def to_flags():
 
 
 @pytest.fixture
+def losses():
+    """What a run's metrics say of bits/dim: a list of numbers, and no timings among them."""
+
+    def of(run: Path) -> list[float]:
+        lines = (run / "metrics.jsonl").read_text().splitlines()
+        return [record["bits_per_dim"] for record in map(json.loads, lines)]
+
+    return of
+
+
+@pytest.fixture
 def fingerprint():
     """All that a run leaves, but for the time it took: equal if and only if bit-identical."""
 

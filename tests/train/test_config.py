@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -7,6 +10,7 @@ import pytest
 
 from vflow.train import ModelOverrides, OptimConfig, TrainConfig
 from vflow.train.__main__ import main, parse
+from vflow.train.distributed import Ranks
 
 # (flags, what the error must say)
 BAD_FLAGS = [
@@ -77,10 +81,31 @@ def test_bad_flags_are_one_line_and_write_nothing(run_main, tmp_path, flags, mes
     assert list(tmp_path.iterdir()) == []
 
 
-def test_missing_out_is_named(run_main):
-    code, (line,) = run_main("--preset", "vflow-tiny")
-    assert code not in (0, None)
-    assert "--out" in line
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("cifar10", "cifar10"),
+        ("npy:some/where/my cats.npy", "my-cats"),
+        ("npy:/data/cats-{split}.npz", "cats"),
+        ("folder:/data/Faces.v2/", "Faces.v2"),
+        ("folder:.", "here"),
+        ("folder:/", "folder"),
+    ],
+)
+def test_run_folder_is_named_after_preset_and_data(tmp_path, monkeypatch, data, name):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert TrainConfig(data=data).out_path == Path("runs") / f"vflow-cifar10-{name}"
+    assert TrainConfig(data=data, out="mine").out_path == Path("mine")
+
+
+def test_data_that_are_missing_are_all_that_is_told(run_main, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # nothing is to be downloaded
+    monkeypatch.setenv("VFLOW_DATA", str(tmp_path / "data"))
+    code, (line,) = run_main()
+    assert code == 1
+    assert line.startswith("vflow: error: cifar10 needs cifar-10-batches-bin or ")
+    assert list(tmp_path.iterdir()) == []
 
 
 GOOD = ("--preset", "vflow-tiny", "--data", "npy:IMAGES", "--batch-size", "8", "--steps", "1")
@@ -99,11 +124,51 @@ def test_folder_of_something_else_is_left_alone(run_main, tmp_path):
     folder = tmp_path / "thesis"
     folder.mkdir()
     (folder / "metrics.jsonl").write_text("mine")
-    code, (line,) = run_main("--out", "thesis", *GOOD)
-    assert code == 1
-    assert "holds metrics.jsonl and no config.json" in line
-    assert (folder / "metrics.jsonl").read_text() == "mine"
-    assert len(list(folder.iterdir())) == 1
+    for config in (None, '{"model": "VFlow"}', "[]", "no JSON"):
+        if config is not None:
+            (folder / "config.json").write_text(config)
+        before = {path: path.read_text() for path in folder.iterdir()}
+        code, (line,) = run_main("--out", "thesis", *GOOD)
+        assert code == 1
+        held = "metrics.jsonl" if config is None else "config.json"
+        assert f"holds {held} and no config.json of a run" in line
+        assert {path: path.read_text() for path in folder.iterdir()} == before
+
+
+def test_files_that_are_not_ours_are_no_hindrance(run_main, tmp_path, images, monkeypatch):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    foreign = ("slurm-1.out", ".DS_Store", "README.md", "log.txt", ".tmp-note", "events.out")
+    for name in foreign:
+        (folder / name).write_text("mine")
+    flags = [flag.replace("IMAGES", str(images)) for flag in GOOD]
+    monkeypatch.setattr(sys, "argv", ["vflow.train", "--out", str(folder), *flags])
+    main()
+    assert (folder / "model").is_dir()
+    assert all((folder / name).read_text() == "mine" for name in foreign)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("native", "backend must be one of reference, cpu, triton, cuda, got 'native'"),
+        ("cuda", "backend 'cuda'"),
+    ],
+)
+def test_bad_backend_is_refused_before_anything_is_written(tmp_path, images, value, message):
+    flags = [flag.replace("IMAGES", str(images)) for flag in GOOD]
+    done = subprocess.run(
+        [sys.executable, "-m", "vflow.train", "--device", "cpu", "--out", "run", *flags],
+        env={**os.environ, "VFLOW_BACKEND": value},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert message in line
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_folder_that_cannot_be_written(run_main, tmp_path, monkeypatch):
@@ -132,9 +197,35 @@ def test_broken_torchrun_environment(run_main, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"WORLD_SIZE": "2"}, "RANK must be a number, as torchrun sets it, got ''"),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, "LOCAL_RANK must be a number"),
+        ({"WORLD_SIZE": "2", "RANK": "2", "LOCAL_RANK": "0"}, "RANK must be below WORLD_SIZE 2"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE must be at least 1, got 0"),
+        ({"WORLD_SIZE": "-1"}, "WORLD_SIZE must be a number"),
+    ],
+    ids=str,
+)
+def test_processes_that_cannot_be(environment, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Ranks.from_environment(environment)
+
+
+@pytest.mark.parametrize("more", [{}, {"RANK": "0"}, {"RANK": "0", "LOCAL_RANK": "0"}], ids=str)
+def test_world_of_one_is_one_process(more):
+    assert Ranks.from_environment({"WORLD_SIZE": "1", **more}) == Ranks()
+
+
+@pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"compile": "yes"}, "compile must be True or False, got 'yes'"),
+        ({"flip": 1}, "flip must be True or False, got 1"),
+        ({"deterministic": None}, "deterministic must be True or False, got None"),
+        ({"init_from": ""}, "init_from must be a path or a name, got ''"),
+        ({"init_from": 3}, "init_from must be a path or a name, got 3"),
+        ({"checkpoint_minutes": -1}, "checkpoint_minutes must be a number of at least 0, got -1"),
         ({"batch_size": True}, "batch_size must be an integer of at least 2, got True"),
         ({"batch_size": 8.0}, "batch_size must be an integer of at least 2, got 8.0"),
         ({"precision": "fp64"}, "precision must be one of fp32, tf32, bf16, got 'fp64'"),
@@ -154,6 +245,10 @@ def test_flags_and_fields_agree(to_flags):
         out=Path("runs/x"),
         preset="vflow-tiny",
         data="photos",
+        flip=True,
+        init_from="runs/y",
+        deterministic=True,
+        checkpoint_minutes=0.5,
         epochs=3,
         compile=True,
         precision="bf16",

@@ -33,10 +33,34 @@ def test_recomputation_without_dropout_can_be_captured(make_config):
     train(make_config(device="cuda", cuda_graph=True, recompute=True, model=model, eval_every=0))
 
 
-def test_tf32_changes_the_products_only_a_little(make_config, tmp_path):
-    losses = []
-    for precision in ("fp32", "tf32"):
-        config = make_config(device="cuda", precision=precision, out=tmp_path / precision)
+# So wide that the library takes tensor cores for the products: they are what rounds to TF32.
+WIDE = ModelOverrides(filters=64, components=4, dropout=0.0)
+
+
+def test_tf32_changes_the_products_only_a_little(make_config, losses, tmp_path):
+    if torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("no TF32 before compute capability 8.0")
+    found = {}
+    for name, precision in (("fp32", "fp32"), ("again", "fp32"), ("tf32", "tf32")):
+        config = make_config(
+            device="cuda",
+            precision=precision,
+            model=WIDE,
+            deterministic=True,
+            out=tmp_path / name,
+        )
         train(config)
-        losses.append((config.out / "metrics.jsonl").read_text())
-    assert losses[0] != losses[1] or torch.cuda.get_device_capability() < (8, 0)
+        found[name] = losses(config.out)
+    assert found["again"] == found["fp32"]  # so that a difference is TF32's
+    assert found["tf32"] != found["fp32"]
+    assert found["tf32"] == pytest.approx(found["fp32"], rel=0.02)
+
+
+@pytest.mark.parametrize("preset", ["flowpp-tiny", "vflow-tiny"])
+def test_a_deterministic_run_goes_on_bit_identically(make_config, fingerprint, tmp_path, preset):
+    changes = {"preset": preset, "device": "cuda", "deterministic": True, "eval_every": 0}
+    train(make_config(out=tmp_path / "whole", **changes))
+    for steps in (5, 12):
+        train(make_config(out=tmp_path / "halved", steps=steps, **changes))
+    ours, theirs = (fingerprint(tmp_path / name)["files"] for name in ("halved", "whole"))
+    assert ours == theirs

@@ -8,21 +8,21 @@ import time
 import pytest
 
 from vflow.train import train
-from vflow.train.checkpoint import list_steps
+from vflow.train.checkpoint import list_steps, save_checkpoint
 from vflow.train.signals import StopSignals
 from vflow.train.trainer import Trainer
 
 
 def _raise_at(monkeypatch, number, steps):
     """Have this process receive a signal in the middle of the given steps."""
-    original = Trainer._gather
+    original = Trainer._noise
 
-    def gather(self, indices):
+    def noise(self, step):
         if self.step in steps:
             signal.raise_signal(number)
-        return original(self, indices)
+        return original(self, step)
 
-    monkeypatch.setattr(Trainer, "_gather", gather)
+    monkeypatch.setattr(Trainer, "_noise", noise)
 
 
 @pytest.mark.parametrize(
@@ -92,3 +92,50 @@ def test_terminated_process_exits_with_143(make_config, to_flags):
         assert process.wait() == 143
     assert time.monotonic() - started < 20
     assert "by SIGTERM" in said.splitlines()[-1]
+
+
+def test_minutes_between_checkpoints_are_kept_and_change_nothing(
+    make_config, whole_run, fingerprint, monkeypatch
+):
+    saved = []
+
+    def save(folder, step, *args):
+        saved.append(step)
+        return save_checkpoint(folder, step, *args)
+
+    monkeypatch.setattr("vflow.train.run.save_checkpoint", save)
+    train(make_config(checkpoint_minutes=1e-9))
+    assert saved == list(range(1, 13))
+    assert fingerprint(make_config().out) == fingerprint(whole_run)
+    saved.clear()
+    train(make_config(checkpoint_minutes=0, out=make_config().out / "never"))
+    assert saved == [4, 8, 12]
+
+
+def test_a_stop_read_early_for_a_timed_checkpoint_is_acted_on_with_the_others(
+    make_config, whole_run, fingerprint, monkeypatch
+):
+    # As on a GPU, where outcomes are read a step late, with a checkpoint after every step.
+    original = Trainer.__init__
+
+    def late(self, *args):
+        original(self, *args)
+        self._steps_left_unread = 1
+
+    monkeypatch.setattr(Trainer, "__init__", late)
+    stops = []
+    take_step = Trainer.take_step
+
+    def stopping(self, asked):
+        take_step(self, lambda: self.step == 4)
+        stops.append(self.step)
+
+    for minutes in (0, 1e-9):
+        config = make_config(checkpoint_minutes=minutes, out=make_config().out / str(minutes))
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "take_step", stopping)
+            with pytest.raises(SystemExit):
+                train(config)
+        train(config)
+        assert fingerprint(config.out) == fingerprint(whole_run)
+    assert stops == [1, 2, 3, 4, 5, 6] * 2

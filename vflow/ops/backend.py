@@ -121,15 +121,24 @@ def choose(operation: str, x: Tensor) -> str:
     return "reference"
 
 
-def require_environment() -> None:
-    """Check VFLOW_BACKEND before anything is computed; the first operation does otherwise.
+def require_usable(device_type: str) -> None:
+    """Check a backend forced by name before any operation runs, such as VFLOW_BACKEND's.
+
+    Args:
+        device_type: "cpu" or "cuda", where the operations are to run.
 
     Raises:
-        ValueError: If it names no backend, or one of which nothing can run here.
+        ValueError: If there is no such backend, nothing of it can run here, or it is not for such a
+            device.
     """
-    problem = _unusable(os.environ.get(ENVIRONMENT_VARIABLE) or "reference")
+    if _forced is None:
+        return
+    problem = _unusable(_forced)
+    devices = _DEVICES.get(_forced, (device_type,))
+    if problem is None and device_type not in devices:
+        problem = f"backend '{_forced}' takes tensors on {' or '.join(devices)}, got {device_type}"
     if problem is not None:
-        raise ValueError(f"{problem} ({ENVIRONMENT_VARIABLE})")
+        raise ValueError(problem)
 
 
 @contextmanager
@@ -248,7 +257,7 @@ def _asked_once(ask: Callable[[int], tuple[int, int]], index: int) -> tuple[int,
 
 # As torch.compiler.assume_constant_result marks them, which would import the compiler.
 for _function in (_reason_missing, _capability):
-    _function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    setattr(_function, "_dynamo_marked_constant", True)  # noqa: B010 (mypy knows no such attribute)
 
 
 def _unusable(name: str) -> str | None:

@@ -84,7 +84,7 @@ def _empty(qkv: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def _on_gpu(launch: Callable[..., Any]) -> dict[str, Implementation]:
+def _on_gpu(launch: Callable[..., Any]) -> dict[str, Any]:
     """PyTorch's own kernel among those of the GPU backends: a model can run on one as a whole."""
     return {
         "triton": Implementation(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -32,6 +33,10 @@ CHOICES = {
     "precision": ("fp32", "tf32", "bf16"),
     "device": ("auto", "cpu", "cuda"),
 }
+SWITCHES = (
+    *("flip", "resume_with_changes", "recompute", "compile", "cuda_graph", "deterministic"),
+    "check_ranks",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,11 +133,12 @@ class OptimConfig:
 class TrainConfig:
     """Train a model. The defaults are the recipe of VFlow (Chen et al., 2020, Sec. 6).
 
-    The same command run again goes on from the newest intact checkpoint.
+    The same command run again goes on from the newest intact checkpoint, with the numbers that an
+    uninterrupted run would have had: bit for bit on a CPU, and with `deterministic` on a GPU.
     """
 
-    out: Path
-    """Run folder: a new or empty one, or that of the run to go on with."""
+    out: Path | None = None
+    """Run folder, a new one or that of the run to go on with; by default runs/PRESET-DATA."""
     preset: str = "vflow-cifar10"
     """Name of the model; `vflow models` lists them."""
     data: Annotated[str, tyro.conf.arg(help=data_help())] = "cifar10"
@@ -140,6 +146,14 @@ class TrainConfig:
     """Folder where data sets are kept or downloaded to."""
     image_size: ImageSize = None
     """Size of the images, for data that can be had at any; by default the model's."""
+    flip: bool = False
+    """Mirror each training image, left to right, with a probability of one half."""
+    init_from: str | None = None
+    """Trained model to begin with: a model's or run's folder, a checkpoint or a Hub repository.
+    Its (averaged) parameters are taken; optimiser, average and steps begin anew."""
+    resume_with_changes: bool = False
+    """Go on with another batch_size, optimizer, precision, flip, model.dropout or optim.* than the
+    run had; the log says which."""
     batch_size: int = 64
     """Images a step, over all processes together."""
     steps: int | None = None
@@ -161,14 +175,20 @@ class TrainConfig:
     """Capture the whole step as a CUDA graph."""
     seed: int = 0
     """Seed of everything random: parameters, order, noise, dropout."""
+    deterministic: bool = False
+    """Only algorithms that give the same bits every time, at some cost in speed: for resuming bit
+    for bit on a GPU. A CPU needs no asking."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes CUDA where there is any."""
     keep: int = 3
     """Checkpoints kept, the newest."""
     checkpoint_every: int = 1000
     """Steps between checkpoints; the last step makes one too."""
+    checkpoint_minutes: float = 30.0
+    """Most minutes between checkpoints, which is what a crash can cost; 0 for any."""
     eval_every: int = 5000
-    """Steps between evaluations on the test images, and one at the end; 0 for none."""
+    """Steps between evaluations on the test images, and one at the end; 0 for none, for which no
+    test images are needed."""
     eval_images: int | None = None
     """Test images evaluated, from the first; by default all."""
     sample_every: int = 5000
@@ -191,13 +211,17 @@ class TrainConfig:
         take_plain_numbers(self)
         for name in ("out", "data_root"):
             value = getattr(self, name)
-            if value is None and name == "data_root":
+            if value is None:
                 continue
             if not isinstance(value, str | Path) or not str(value):
                 raise ValueError(f"{name} must be a path, got {value!r}")
             object.__setattr__(self, name, Path(value))
         if not isinstance(self.data, str) or not self.data:
             raise ValueError(f"data must be the name of a data set, got {self.data!r}")
+        if self.init_from is not None:
+            if not isinstance(self.init_from, str | Path) or not str(self.init_from):
+                raise ValueError(f"init_from must be a path or a name, got {self.init_from!r}")
+            object.__setattr__(self, "init_from", str(self.init_from))
         # Data-dependent initialisation takes the standard deviation over the first batch.
         require_int("batch_size", self.batch_size, 2)
         if self.steps is not None and self.epochs is not None:
@@ -212,12 +236,13 @@ class TrainConfig:
             require_int(name, getattr(self, name), 1)
         for name in ("eval_every", "sample_every"):
             require_int(name, getattr(self, name), 0)
+        require_number("checkpoint_minutes", self.checkpoint_minutes, least=0)
         require_int("seed", self.seed, 0)
         if self.seed > MAX_SEED:
             raise ValueError(f"seed must be below 2^63, got {self.seed}")
         for name, choices in CHOICES.items():
             require_choice(name, getattr(self, name), choices)
-        for name in ("recompute", "compile", "cuda_graph", "check_ranks"):
+        for name in SWITCHES:
             require_bool(name, getattr(self, name))
         if self.optim.weight_decay and self.optimizer != "adamw":
             raise ValueError(
@@ -225,6 +250,13 @@ class TrainConfig:
                 f"{self.optim.weight_decay!r} with {self.optimizer!r}"
             )
         self.model_config()
+
+    @property
+    def out_path(self) -> Path:
+        """The run folder."""
+        if self.out is not None:
+            return self.out
+        return Path("runs") / f"{self.preset}-{_short_name(self.data)}"
 
     def model_config(self, **changes: Any) -> ModelConfig:
         """The model's config: the preset, `changes`, and over both the overrides given.
@@ -237,8 +269,8 @@ class TrainConfig:
     def to_json(self) -> dict[str, Any]:
         """The config as JSON has it."""
         fields = dataclasses.asdict(self)
-        for name in ("out", "data_root"):
-            fields[name] = None if fields[name] is None else str(fields[name])
+        fields["out"] = str(self.out_path)
+        fields["data_root"] = None if self.data_root is None else str(self.data_root)
         fields["optim"]["betas"] = list(fields["optim"]["betas"])
         return fields
 
@@ -251,14 +283,11 @@ def _read_size(config: Any, name: str) -> None:
         object.__setattr__(config, "image_size", size)
 
 
-FIXED_FIELDS = ("preset", "data", "batch_size", "optimizer", "precision", "seed")
-
-
-def fixed_fields(config: TrainConfig) -> dict[str, Any]:
-    """The flags a run must keep when it goes on, for every step depends on them.
-
-    Those of the model's shape are not among them: what counts is the model they lead to.
-    """
-    fields = config.to_json()
-    optim = {f"optim.{name}": value for name, value in fields["optim"].items()}
-    return {**{name: fields[name] for name in FIXED_FIELDS}, **optim}
+def _short_name(data: str) -> str:
+    """A name for a folder, from a data set's: its own, or the end of its path."""
+    source, _, path = data.partition(":")
+    if not path:
+        return source
+    name = Path(path.replace("{split}", "")).expanduser().resolve().name
+    name = re.sub(r"\.np[yz]$", "", name)
+    return re.sub(r"[^\w.-]+", "-", name).strip("-._") or source

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
-from vflow.console import EXIT_ERROR, RunStopped
+from vflow.console import EXIT_ERROR, RunStopped, linger, speak_for_all
+
+LONGEST_PAUSE = 0.5
+"""Seconds between two looks at whether the others have come."""
+
+
+class Shared:
+    """The store that torchrun's processes share, and how often they have met over it."""
+
+    def __init__(self) -> None:
+        self.store: dist.Store | None = None
+        self.turns = count()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,23 +36,37 @@ class Ranks:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    local_size: int = field(default=0, compare=False)
+    """Processes on this machine, 0 where nobody says."""
+    _shared: Shared = field(default_factory=Shared, init=False, repr=False, compare=False)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Ranks:
         """Read what torchrun sets: RANK, WORLD_SIZE, LOCAL_RANK; without them, one process.
 
+        A WORLD_SIZE of 1 is one process, whatever else is set.
+
         Raises:
-            ValueError: If one of them is no number.
+            ValueError: If one of them is missing or no number, or RANK is not below WORLD_SIZE.
         """
-        if "WORLD_SIZE" not in environment:
-            return cls()
-        values = {}
-        for field, name in (("rank", "RANK"), ("size", "WORLD_SIZE"), ("local_rank", "LOCAL_RANK")):
-            text = environment.get(name, "")
-            if not text.isdigit():
+
+        def number(name: str, default: str = "") -> int:
+            text = environment.get(name, default)
+            if not text.isdecimal():
                 raise ValueError(f"{name} must be a number, as torchrun sets it, got {text!r}")
-            values[field] = int(text)
-        return cls(**values)
+            return int(text)
+
+        size = number("WORLD_SIZE", "1")
+        if size < 1:
+            raise ValueError(f"WORLD_SIZE must be at least 1, got {size}")
+        if size == 1:
+            return cls()
+        rank = number("RANK")
+        if rank >= size:
+            raise ValueError(f"RANK must be below WORLD_SIZE {size}, got {rank}")
+        local_rank = number("LOCAL_RANK")
+        local_size = number("LOCAL_WORLD_SIZE", "0")
+        return cls(rank=rank, size=size, local_rank=local_rank, local_size=local_size)
 
     @property
     def is_main(self) -> bool:
@@ -71,10 +99,12 @@ class Ranks:
             return torch.device("cpu")
         if not torch.cuda.is_available():
             raise ValueError("device must be cpu or auto where there is no CUDA, got 'cuda'")
-        if self.local_rank >= torch.cuda.device_count():
+        # Every process of a machine says the same.
+        processes = max(self.local_size, self.local_rank + 1)
+        if processes > torch.cuda.device_count():
             raise ValueError(
                 f"processes must be at most the {torch.cuda.device_count()} CUDA devices here, "
-                f"got one numbered {self.local_rank}"
+                f"got {processes}"
             )
         torch.cuda.set_device(self.local_rank)
         return torch.device("cuda", self.local_rank)
@@ -86,7 +116,15 @@ class Ranks:
             yield
             return
         cuda = device.type == "cuda"
-        dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
+        store, _, _ = next(rendezvous("env://"))
+        self._shared.store = dist.PrefixStore("vflow", store)
+        dist.init_process_group(
+            "nccl" if cuda else "gloo",
+            store=dist.PrefixStore("group", store),
+            rank=self.rank,
+            world_size=self.size,
+            device_id=device if cuda else None,
+        )
         try:
             yield
         except Exception:
@@ -98,17 +136,43 @@ class Ranks:
 
     @contextmanager
     def together(self, device: torch.device) -> Iterator[None]:
-        """Leave the block together: where one process raises, the others exit with code 1."""
+        """Leave the block together, however long one takes, as one that downloads the data.
+
+        Where processes raise, the first to do so tells its error, and the others exit with code 1.
+        """
         error: Exception | None = None
         try:
             yield
         except Exception as caught:
             error = caught
-        failures = self.sum(torch.tensor([float(error is not None)], device=device))
-        if error is not None:
+        if self.size == 1:
+            if error is not None:
+                raise error
+            return
+        failures, is_first = self._meet(failed=error is not None)
+        if error is not None and is_first:
+            speak_for_all(error)
             raise error
-        if failures.item() > 0:
+        if failures:
+            linger()
             raise SystemExit(EXIT_ERROR)
+
+    def _meet(self, failed: bool) -> tuple[int, bool]:
+        """Wait for all processes, without the limit of time that a collective has.
+
+        Returns:
+            How many have failed, and whether this one was the first.
+        """
+        store, turn = self._shared.store, next(self._shared.turns)
+        assert store is not None, "inside of group()"
+        number = store.add(f"{turn}/failed", 1) if failed else 0
+        if store.add(f"{turn}/came", 1) == self.size:
+            store.set(f"{turn}/all", "")
+        pause = 0.001
+        while not store.check([f"{turn}/all"]):
+            time.sleep(pause)  # here, and not in the store, so that Ctrl-C gets through
+            pause = min(2 * pause, LONGEST_PAUSE)
+        return store.add(f"{turn}/failed", 0), number == 1
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over the processes, in place, bit for bit the same in all of them."""

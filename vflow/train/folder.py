@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from vflow.files import sync_file, sync_folder, write_json
+from vflow.files import read_json, sync_file, sync_folder, write_json
 from vflow.train.checkpoint import TEMPORARY_PREFIX, Checkpoint, newest_checkpoint, remove_leftovers
 
 if TYPE_CHECKING:
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 CONFIG_NAME = "config.json"
 LOCK_NAME = ".lock"
+NAMES = (CONFIG_NAME, "metrics.jsonl", "tensorboard", "checkpoints", "samples", "model")
+"""What a run writes. What else is in its folder, as the log of a job, is none of its business."""
+CONFIG_FIELDS = ("preset", "data", "optim")
+"""Some of what is in a run's config.json and in no other."""
 
 
 class RunFolder:
@@ -25,7 +29,7 @@ class RunFolder:
 
     Raises:
         OSError: If the path is no folder, or cannot be written to.
-        ValueError: If it holds something other than a run.
+        ValueError: If it holds no run, but something that a run would write over.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,14 +42,13 @@ class RunFolder:
             raise NotADirectoryError(f"out must be a folder, but {existing} is a file")
         if not os.access(existing, os.W_OK | os.X_OK):
             raise PermissionError(f"out must be writable, but {existing} is not")
-        if path.exists():
-            names = {entry.name for entry in path.iterdir()}
-            names = {name for name in names if not name.startswith(TEMPORARY_PREFIX)}
-            if names - {LOCK_NAME} and CONFIG_NAME not in names:
-                raise ValueError(
-                    f"out must be a new folder, an empty one or that of a run, but {path} holds "
-                    f"{min(names)} and no {CONFIG_NAME}"
-                )
+        self._holds_run = _is_config(path / CONFIG_NAME)
+        in_the_way = [name for name in NAMES if (path / name).exists()]
+        if in_the_way and not self._holds_run:
+            raise ValueError(
+                f"out must be a new folder or that of a run, but {path} holds {in_the_way[0]} and "
+                f"no {CONFIG_NAME} of a run"
+            )
 
     def sample_path(self, step: int) -> Path:
         """Where the samples of a step go."""
@@ -85,8 +88,9 @@ class RunFolder:
             raise ValueError(
                 f"out must be a folder no other run is using, but {self.path} is in use"
             ) from None
-        remove_leftovers(self.path)
-        remove_leftovers(self.checkpoints)
+        if self._holds_run:
+            for folder in (self.path, self.checkpoints, self.path / "samples"):
+                remove_leftovers(folder)
 
     def close(self) -> None:
         """Free the lock."""
@@ -113,3 +117,14 @@ class RunFolder:
         temporary.rename(self.model)
         sync_folder(self.path)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_config(path: Path) -> bool:
+    """Whether a file is the config.json of a run; a model has one, too."""
+    if not path.is_file():
+        return False
+    try:
+        config = read_json(path)
+    except ValueError:
+        return False
+    return isinstance(config, dict) and all(name in config for name in CONFIG_FIELDS)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 DEVICE_SHARE = 0.25
 """Share of a GPU's free memory that the images may take."""
+CHUNK = 4096
+"""Images copied to a GPU at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +24,13 @@ class Inputs:
     """Training and test images, and how the preset has to change to take them."""
 
     train: Tensor  # uint8 [N, C, H, W]
-    test: Tensor  # uint8 [M, C, H, W]; M = 0 if no evaluation is wanted
+    test: Tensor | None  # uint8 [M, C, H, W]; None where nothing is evaluated
     shape_overrides: dict[str, int | tuple[int, int]] = field(default_factory=dict)
     """in_channels and image_size of the images, where they are not the preset's."""
 
 
 def load_inputs(config: TrainConfig, device: torch.device) -> Inputs:
-    """Load the images, to the device where they fit.
+    """Load the images, those of training to the device where they fit.
 
     Raises:
         OSError: If they cannot be read.
@@ -47,6 +49,7 @@ def load_inputs(config: TrainConfig, device: torch.device) -> Inputs:
             config.data, split, image_size=size, channels=channels, root=config.data_root
         ).images
 
+    train, test = load("train"), None
     if config.eval_every:
         available = splits(config.data, root=config.data_root)
         if "test" not in available:
@@ -54,13 +57,12 @@ def load_inputs(config: TrainConfig, device: torch.device) -> Inputs:
                 f"data must have test images, but {config.data} has {' and '.join(available)} "
                 "alone: eval_every 0 trains without an evaluation"
             )
-    train = load("train")
-    test = load("test")[: config.eval_images] if config.eval_every else train[:0]
-    if train.shape[1:] != test.shape[1:]:
-        raise ValueError(
-            "data must have training and test images of one shape, got "
-            f"{shape_text(train)} and {shape_text(test)}"
-        )
+        test = load("test")
+        if train.shape[1:] != test.shape[1:]:
+            raise ValueError(
+                "data must have training and test images of one shape, got "
+                f"{shape_text(train)} and {shape_text(test)}"
+            )
     if len(train) < config.batch_size:
         raise ValueError(
             f"batch_size must be at most the {len(train)} training images, got {config.batch_size}"
@@ -96,8 +98,13 @@ def _shape_overrides(config: TrainConfig, images: Tensor) -> dict[str, int | tup
 
 
 def _place(images: Tensor, device: torch.device) -> Tensor:
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        if images.numel() > DEVICE_SHARE * free:
-            return images.pin_memory()
-    return images.to(device)
+    """The images on the device if they are few enough for it, else where they are."""
+    if device.type != "cuda":
+        return images
+    free, _ = torch.cuda.mem_get_info(device)
+    if images.numel() > DEVICE_SHARE * free:
+        return images
+    placed = torch.empty(images.shape, dtype=images.dtype, device=device)
+    for start in range(0, len(images), CHUNK):  # a mapped file does not come into memory whole
+        placed[start : start + CHUNK] = images[start : start + CHUNK].contiguous()
+    return placed

@@ -6,13 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from vflow.kinds import leaves
-from vflow.models.tree import config_of_run
+from vflow.ops import backend
 from vflow.train.checkpoint import Checkpoint, list_steps, open_checkpoint
-from vflow.train.config import TrainConfig, fixed_fields
+from vflow.train.config import TrainConfig
+from vflow.train.determinism import deterministic
 from vflow.train.distributed import Ranks
+from vflow.train.facts import (
+    INIT_FROM,
+    WEIGHTS,
+    data_facts,
+    describe,
+    fixed_fields,
+    history,
+    model_facts,
+    require_same_run,
+)
 from vflow.train.folder import RunFolder
+from vflow.train.initial import read_weights, weights_digest
 from vflow.train.inputs import load_inputs, shape_text
 from vflow.train.run import Run
 from vflow.train.trainer import Trainer
@@ -40,10 +52,16 @@ def train(config: TrainConfig) -> Path:
     """
     ranks = Ranks.from_environment()
     ranks.share_of(config.batch_size, config.accumulate)
+    with deterministic(config.deterministic):
+        return _train_in_group(config, ranks)
+
+
+def _train_in_group(config: TrainConfig, ranks: Ranks) -> Path:
     device = ranks.device(config.device)
+    backend.require_usable(device.type)
     with ranks.group(device):
         with ranks.together(device):
-            folder = RunFolder(config.out)
+            folder = RunFolder(config.out_path)
         try:
             _train(config, folder, ranks, device)
         finally:
@@ -54,25 +72,37 @@ def train(config: TrainConfig) -> Path:
 def _train(config: TrainConfig, folder: RunFolder, ranks: Ranks, device: torch.device) -> None:
     # Whatever can be refused is refused before anything is written.
     checkpoint: Checkpoint | None = None
+    weights: dict[str, Tensor] | None = None
+    begun_with: dict[str, Any] = {}
+    facts = fixed_fields(config)
+    allow = config.resume_with_changes
     with ranks.together(device):
         if ranks.is_main:
             if folder.path.exists():
                 folder.lock()
             checkpoint = folder.newest_checkpoint()
-            _require_same_run(checkpoint, fixed_fields(config))
+            require_same_run(checkpoint, facts, allow)
     step = ranks.from_main(checkpoint.step if checkpoint else -1, device)
     with ranks.together(device):
-        if ranks.is_main:
-            inputs = load_inputs(config, device)  # the others wait, for it may download
+        if ranks.is_main:  # the others wait, for it may download
+            weights, begun_with = _beginning(config, checkpoint)
+            inputs = load_inputs(config, device)
     with ranks.together(device):
         if not ranks.is_main:
             inputs = load_inputs(config, device)
             if step >= 0:
                 checkpoint = open_checkpoint(list_steps(folder.checkpoints)[step])
+            elif config.init_from is not None:
+                weights = read_weights(config.init_from)
         trainer = Trainer(config, inputs, ranks, device)
-        facts = {**fixed_fields(config), **_resolved(trainer)}
-        _require_same_run(checkpoint, facts)
-        total = config.steps or (config.epochs or DEFAULT_EPOCHS) * trainer.order.steps_per_epoch
+        facts.update(begun_with, **model_facts(trainer.model))
+        if ranks.is_main:
+            facts.update(data_facts(config, inputs))
+        changes = require_same_run(checkpoint, facts, allow)
+        if checkpoint is None and weights is not None:
+            trainer.require_weights(weights)
+        trainer.resume_order(checkpoint)
+        total = config.steps or trainer.steps_of(config.epochs or DEFAULT_EPOCHS)
         if step > total:
             raise ValueError(f"steps must be at least the {step} the run has taken, got {total}")
     with ranks.together(device):
@@ -82,54 +112,38 @@ def _train(config: TrainConfig, folder: RunFolder, ranks: Ranks, device: torch.d
             if inputs.shape_overrides:
                 print(f"{config.preset} takes the shape of the data: {shape_text(inputs.train)}")
             print(_opening(trainer, step, total), flush=True)
+            if changes:
+                print(f"from step {step} on: {describe(changes)}", flush=True)
             if trainer.reason_for_no_graph is not None:
                 print(f"cuda_graph is left out: {trainer.reason_for_no_graph}", flush=True)
-    trainer.begin(checkpoint)
+    trainer.begin(checkpoint, weights)
     with ranks.together(device):
-        run = Run(trainer, folder, inputs.test, total, facts)
+        test = None if inputs.test is None else inputs.test[: config.eval_images]
+        run = Run(trainer, folder, test, total, facts, history(checkpoint, changes))
     run.run(saved_step=step)
 
 
-def _resolved(trainer: Trainer) -> dict[str, Any]:
-    """What a run must keep beside its flags: the model they came to, and the number of images."""
-    return {
-        "model": trainer.model.config.to_tree(),
-        "number of training images": len(trainer.images),
-    }
-
-
-def _require_same_run(checkpoint: Checkpoint | None, facts: dict[str, Any]) -> None:
-    """Raise ValueError if a run went by other facts than these, naming each that differs."""
-    if checkpoint is None:
-        return
-    before = _leaves(checkpoint.state["fixed"], checkpoint.path)
-    facts = _leaves(facts, checkpoint.path)
-    odd = [f"{k} {before[k]!r}" for k, v in facts.items() if k in before and before[k] != v]
-    if odd:
-        came = [f"{k} {v!r}" for k, v in facts.items() if k in before and before[k] != v]
-        raise ValueError(
-            f"out must be a new folder where the run differs: {checkpoint.path.parent.parent} has "
-            f"{', '.join(odd)}, got {', '.join(came)}"
-        )
-
-
-def _leaves(facts: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The facts, with the model's config value by value, whatever format it is in."""
-    found = {k: v for k, v in facts.items() if k != "model" and not k.startswith("model.")}
-    if len(found) < len(facts):
-        found.update(leaves(config_of_run(facts, str(path)).to_tree(), "model"))
-    return found
+def _beginning(
+    config: TrainConfig, checkpoint: Checkpoint | None
+) -> tuple[dict[str, Tensor] | None, dict[str, Any]]:
+    """The weights that a run is to begin with, and what is to be remembered of them."""
+    before = {} if checkpoint is None else checkpoint.state["fixed"]
+    known = {name: before[name] for name in (INIT_FROM, WEIGHTS) if name in before}
+    if config.init_from is None or config.init_from == known.get(INIT_FROM):
+        return None, known  # a run that goes on needs them no more
+    weights = read_weights(config.init_from)
+    return weights, {INIT_FROM: config.init_from, WEIGHTS: weights_digest(weights)}
 
 
 def _opening(trainer: Trainer, step: int, total: int) -> str:
     config = trainer.config
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     if step < 0:
-        beginning = "starting"
+        beginning = "starting" + (f" from {config.init_from}" if config.init_from else "")
     else:
         beginning = "finished" if step == total else f"going on from step {step}"
     return (
-        f"{config.out}: {config.preset} ({parameters:,} parameters) on {len(trainer.images)} "
+        f"{config.out_path}: {config.preset} ({parameters:,} parameters) on {len(trainer.images)} "
         f"images of {config.data}; {total} steps of {config.batch_size}; "
         f"{trainer.ranks.size} x {trainer.device.type}; {beginning}"
     )

@@ -34,7 +34,7 @@ class Window:
         self.grad_norm += grad_norm
 
     def means(self) -> dict[str, float]:
-        """Means over the steps; NaN if every one was skipped."""
+        """Means over the steps; NaN, which metrics.jsonl has as null, if every one was skipped."""
         steps = self.steps or math.nan
         return {"bits_per_dim": self.bits_per_dim / steps, "grad_norm": self.grad_norm / steps}
 
@@ -114,6 +114,11 @@ class Monitor:
         step, logged = self._logged
         self._logged = (step, logged + time.monotonic() - started)
 
+    def changes(self, record: dict[str, Any]) -> None:
+        """Write what is changed after a step, as `facts.history` tells."""
+        self._file.write(_line({"step": record["step"], "kind": "changes", **record}))
+        self._file.flush()
+
     def say(self, text: str) -> None:
         """Print a line, above the progress bar where there is one."""
         tqdm.write(text, file=sys.stdout)
@@ -139,18 +144,26 @@ class Monitor:
 
 
 def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record) + "\n"
+    # JSON has no number for what is not finite.
+    plain = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in record.items()
+    }
+    return json.dumps(plain, allow_nan=False) + "\n"
 
 
 def _records_up_to(path: Path, step: int) -> list[dict[str, Any]]:
-    """The records of steps up to `step`; a line that a crash tore is dropped with the rest."""
+    """The records of steps up to `step`; a line that a crash tore is dropped with the rest.
+
+    So are changes made after `step` itself: no checkpoint knows of them yet.
+    """
     records: list[dict[str, Any]] = []
     if not path.is_file():
         return records
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
-            if record["step"] <= step:
+            if record["step"] < step + (record["kind"] != "changes"):
                 records.append(record)
         except (ValueError, TypeError, KeyError):
             break

@@ -22,6 +22,7 @@ class Stream(IntEnum):
     DROPOUT = 4
     EVALUATION = 5
     SAMPLES = 6
+    FLIPS = 7
 
 
 def splitmix64(word: int) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import time
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -28,18 +30,20 @@ class Run:
     Args:
         trainer: Begun, anew or from a checkpoint.
         folder: Locked by the first process, the only one that writes.
-        test: Test images, uint8 [N, C, H, W].
+        test: Test images, uint8 [N, C, H, W]; None if none are evaluated.
         total: Steps to take, counting those taken.
         facts: What the run must keep when it goes on; goes into the checkpoints.
+        changes: What of it has been changed and after which step, as `facts.history` tells.
     """
 
     def __init__(
         self,
         trainer: Trainer,
         folder: RunFolder,
-        test: Tensor,
+        test: Tensor | None,
         total: int,
         facts: dict[str, Any],
+        changes: list[dict[str, Any]],
     ) -> None:
         self.trainer, self.folder, self.test, self.total = trainer, folder, test, total
         self.config, self.ranks, self.facts = trainer.config, trainer.ranks, facts
@@ -48,6 +52,11 @@ class Run:
             self.monitor = Monitor(
                 folder.path, trainer.step, total, self.config.batch_size, trainer.seconds
             )
+            if changes and changes[-1]["step"] == trainer.step:
+                self.monitor.changes(changes[-1])
+        self.changes = changes
+        self._stop_later = False
+        self._written = time.monotonic()
         self.signals = StopSignals()
         self.stopping = False  # agreed between the processes, unlike signals.received
 
@@ -79,6 +88,9 @@ class Run:
                         with self._aside():
                             self._save()
                         saved_step = trainer.step
+                    elif self._late():
+                        with self._aside():
+                            self._write_alone()
                 self._read_outcomes(True)
                 if saved_step != trainer.step:
                     self._save()
@@ -88,6 +100,7 @@ class Run:
             if self.stopping:
                 self._leave()
         finally:
+            self.trainer.batches.close()
             if self.monitor:
                 self.monitor.close()
 
@@ -97,8 +110,14 @@ class Run:
     def _due(self, step: int, every: int) -> bool:
         return every > 0 and step > 0 and (step % every == 0 or step == self.total)
 
+    def _late(self) -> bool:
+        """Whether this process writes, and the last checkpoint is too long ago."""
+        limit = 60 * self.config.checkpoint_minutes
+        return self.monitor is not None and 0 < limit <= time.monotonic() - self._written
+
     def _read_outcomes(self, all_of_them: bool) -> None:
         trainer = self.trainer
+        self.stopping = self.stopping or self._stop_later
         for step, (bits, norm, skip, streak, stops) in trainer.outcomes(all_of_them):
             self.stopping = self.stopping or stops > 0
             lr = learning_rate(step - 1, self.config.optim)
@@ -119,7 +138,7 @@ class Run:
         """Evaluate and draw samples where due, and not done before a restart."""
         trainer, config = self.trainer, self.config
         model = trainer.averaged_model
-        if self._due(step, config.eval_every) and not self.stopping and not self._evaluated(step):
+        if self.test is not None and self._evaluation_due(step):
             bits = mean_bits_per_dim(
                 model,
                 self.test,
@@ -132,30 +151,53 @@ class Run:
                 self.stopping = True
             elif self.monitor:
                 self.monitor.evaluation(step, bits, len(self.test))
-        path = self.folder.sample_path(step)
-        wanted = self._due(step, config.sample_every) and not self.stopping
-        if wanted and self.monitor and not path.exists():
-            from vflow.plots import save_image_grid  # matplotlib is slow to import
+        if self._due(step, config.sample_every) and not self.stopping:
+            with self.ranks.together(trainer.device):  # a collective would not wait for it long
+                self._draw_samples(self.folder.sample_path(step))
 
-            source = generator(trainer.device, config.seed, Stream.SAMPLES)
-            save_image_grid(model.sample(SAMPLES, generator=source), path)
+    def _draw_samples(self, path: Path) -> None:
+        if self.monitor is None or path.exists():
+            return
+        from vflow.plots import save_image_grid  # Pillow is slow to import
 
-    def _evaluated(self, step: int) -> bool:
+        source = generator(self.trainer.device, self.config.seed, Stream.SAMPLES)
+        save_image_grid(self.trainer.averaged_model.sample(SAMPLES, generator=source), path)
+
+    def _evaluation_due(self, step: int) -> bool:
+        if self.stopping or not self._due(step, self.config.eval_every):
+            return False
         done = self.monitor is not None and self.monitor.evaluated(step)
-        return bool(self.ranks.from_main(int(done), self.trainer.device))
+        return not self.ranks.from_main(int(done), self.trainer.device)
 
     def _save(self) -> None:
         trainer = self.trainer
         if self.config.check_ranks:
             self.ranks.require_same(trainer.model, "parameters")
             self.ranks.require_same(trainer.ema, "averaged parameters")
-        if self.monitor:
-            self.monitor.sync()
-            trainer.seconds = self.monitor.seconds
-            state = {**trainer.state(), "fixed": self.facts}
-            save_checkpoint(
-                self.folder.checkpoints, trainer.step, trainer.tensors(), state, self.config.keep
-            )
+        with self.ranks.together(trainer.device):
+            self._write()
+
+    def _write_alone(self) -> None:
+        """Write a checkpoint that the other processes do not know of.
+
+        They have not read what the newest step came to: if it says to stop, all do when they have.
+        """
+        stopping = self.stopping
+        self._read_outcomes(True)
+        self._stop_later, self.stopping = self.stopping, stopping
+        self._write()
+
+    def _write(self) -> None:
+        if self.monitor is None:
+            return
+        trainer = self.trainer
+        self.monitor.sync()
+        trainer.seconds = self.monitor.seconds
+        state = {**trainer.state(), "fixed": self.facts, "changes": self.changes}
+        save_checkpoint(
+            self.folder.checkpoints, trainer.step, trainer.tensors(), state, self.config.keep
+        )
+        self._written = time.monotonic()
 
     def _diverged(self, step: int, bits: float, norm: float) -> None:
         cause = "bits/dim" if not abs(bits) < float("inf") else "the gradient's norm"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import platform
 from collections import deque
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vflow.data import BatchOrder
 from vflow.io.format1 import renaming
 from vflow.models import ImageFlow, create_model, tf32
+from vflow.train.batches import Batches
 from vflow.train.checkpoint import Checkpoint
 from vflow.train.config import TrainConfig
 from vflow.train.cuda_graph import (
@@ -25,12 +28,14 @@ from vflow.train.cuda_graph import (
     graph_refused,
 )
 from vflow.train.distributed import Ranks
+from vflow.train.initial import require_weights
 from vflow.train.inputs import Inputs
 from vflow.train.metrics import Window
 from vflow.train.optim import Ema, SkipGuard, learning_rate, make_optimizer
 from vflow.train.randomness import Stream, generator, mix
 
 INIT_IMAGES = 256
+_CPU = torch.device("cpu")
 
 
 class Outcome:
@@ -77,7 +82,15 @@ class Trainer:
         self.images = inputs.train
         self.share = ranks.share_of(config.batch_size, config.accumulate)
         self.order = self._batch_order(ranks)
+        self.batches = Batches(
+            inputs.train,
+            lambda step: self.order.indices(step + self.order_shift),
+            self._flips if config.flip else None,
+            device,
+        )
         self.step = 0
+        self.order_shift = 0
+        """The order's step less the run's: not 0 once the batch has been of another size."""
         self.skipped = 0
         self.window = Window()
         self.seconds = 0.0
@@ -98,14 +111,46 @@ class Trainer:
         self._unread: deque[tuple[int, Outcome]] = deque()
         self._steps_left_unread = 1 if device.type == "cuda" else 0
 
-    def begin(self, checkpoint: Checkpoint | None) -> None:
-        """Initialise the parameters from the first batch, or take everything from a checkpoint."""
-        with tf32(False):
-            self._begin(checkpoint)
+    def require_weights(self, weights: dict[str, Tensor]) -> None:
+        """Raise ValueError unless the model can begin with these."""
+        require_weights(self.model, weights, str(self.config.init_from))
 
-    def _begin(self, checkpoint: Checkpoint | None) -> None:
+    def resume_order(self, checkpoint: Checkpoint | None) -> None:
+        """Go on in the epoch where the run has left it, with batches of whatever size."""
+        if checkpoint is None:
+            return
+        state, size = checkpoint.state, self.config.batch_size
+        self.order_shift = state.get("order_shift", 0)
+        before = state["fixed"]["batch_size"]
+        if before != size:
+            epoch, step = divmod(checkpoint.step + self.order_shift, len(self.images) // before)
+            steps = self.order.steps_per_epoch
+            place = epoch * steps + min(steps, math.ceil(step * before / size))
+            self.order_shift = place - checkpoint.step
+
+    def steps_of(self, epochs: int) -> int:
+        """The step at which so many passes over the images are done."""
+        return max(1, epochs * self.order.steps_per_epoch - self.order_shift)
+
+    def begin(
+        self, checkpoint: Checkpoint | None, weights: dict[str, Tensor] | None = None
+    ) -> None:
+        """Initialise the parameters from the first batch, or take them from elsewhere.
+
+        Args:
+            checkpoint: Where to take everything from; None for a new run.
+            weights: Of another model, to begin a new run with (`require_weights` has seen them);
+                None to initialise.
+        """
+        with tf32(False):
+            self._begin(checkpoint, weights)
+
+    def _begin(self, checkpoint: Checkpoint | None, weights: dict[str, Tensor] | None) -> None:
         if checkpoint is not None:
             self.model.load_state_dict(checkpoint.tensors("model"))
+        elif weights is not None:
+            self.model.load_state_dict(weights)
+            self.model.mark_initialized()  # whatever the file says: they are to be kept
         elif not self.model.initialized:
             self._initialize()
         self.model.set_precision("bf16" if self.config.precision == "bf16" else "fp32")
@@ -133,7 +178,13 @@ class Trainer:
         with self._side.entered() if self._side else nullcontext():
             # Gradients stay tensors of their own: as views of what is summed they would be aligned
             # otherwise in the first step than later, and the last bit of their norm with them.
-            return DistributedDataParallel(self.model, device_ids=ids, broadcast_buffers=False)
+            # No buffer changes in training. PyTorch 2.13 has renamed the argument that says so.
+            known = inspect.signature(DistributedDataParallel).parameters
+            name = (
+                "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+            )
+            options: dict[str, Any] = {name: False}
+            return DistributedDataParallel(self.model, device_ids=ids, **options)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.state
@@ -151,7 +202,9 @@ class Trainer:
 
     def _initialize(self) -> None:
         # Every process does so on the whole batch, so that their number makes no difference.
-        images = self._gather(self._batch_order(Ranks()).indices(0)[:INIT_IMAGES])
+        flips = self._flips(0, whole=True)[:INIT_IMAGES] if self.config.flip else None
+        indices = self._batch_order(Ranks()).indices(0)[:INIT_IMAGES]
+        images = self.batches.rows(indices, flips).to(self.device)
         noise: dict[str, Any] = {k: eps[:INIT_IMAGES] for k, eps in self._noise(0).items()}
         self.model.initialize(images, **noise)
 
@@ -167,6 +220,7 @@ class Trainer:
             "skipped": self.skipped,
             "skipped_in_a_row": int(self.guard.streak.item()),
             "window": vars(self.window),
+            "order_shift": self.order_shift,
             "seconds": self.seconds,
             "processes": self.ranks.size,
             "versions": {"torch": torch.__version__, "python": platform.python_version()},
@@ -187,7 +241,7 @@ class Trainer:
             stopping: Whether this process has been asked to stop; the others learn of it.
         """
         noise = {name: eps[self.share] for name, eps in self._noise(self.step).items()}
-        images = self._gather(self.order.indices(self.step))
+        images = self.batches.take(self.step)
         stop = torch.full((), float(stopping()), dtype=torch.float64, device=self.device)
         self.optimizer.set_learning_rate(learning_rate(self.step, self.config.optim))
         torch.manual_seed(mix(self.config.seed, Stream.DROPOUT, self.step, self.ranks.rank))
@@ -251,9 +305,14 @@ class Trainer:
             len(self.images), self.config.batch_size, seed, rank=ranks.rank, world_size=ranks.size
         )
 
-    def _gather(self, indices: Tensor) -> Tensor:
-        images = self.images[indices.to(self.images.device, non_blocking=True)]
-        return images.to(self.device, non_blocking=True)
+    def _flips(self, step: int, whole: bool = False) -> Tensor:
+        """Which images of a step to mirror, this process's or those of the whole batch.
+
+        Drawn on the CPU, so that they are the same on every device.
+        """
+        source = generator(_CPU, self.config.seed, Stream.FLIPS, step)
+        flips = torch.rand(self.config.batch_size, generator=source) < 0.5
+        return flips if whole else flips[self.share]
 
     def _noise(self, step: int) -> dict[str, Tensor]:
         """The noise of a step for the whole batch, the same in every process."""
