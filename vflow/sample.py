@@ -15,6 +15,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from vflow.densities import Normal
 from vflow.evaluate.opening import (
     open_model,
     progress_bar,
@@ -133,19 +134,30 @@ def draw_samples(
     require_int("n", n, 1)
     require_int("batch_size", batch_size, 1)
     require_temperature(temperature)
-    _, height, width = model.data_shape
-    shape = (1, 4 * model.config.total_channels, height // 2, width // 2)
-    dtype = next(model.parameters()).dtype
-    source = torch.Generator(model.device)
     parts = []
     with progress_bar(n, "image", show=progress) as bar:
         for start in range(0, n, batch_size):
-            latents = []
-            for number in range(start, min(start + batch_size, n)):
-                source.manual_seed(mix(seed, Stream.SAMPLES, number))
-                options: dict[str, Any] = {"dtype": dtype, "device": model.device}
-                latents.append(torch.randn(shape, generator=source, **options))
-            pixels = model.decode(temperature * torch.cat(latents))
+            numbers = range(start, min(start + batch_size, n))
+            pixels = model.decode(_latents(model, numbers, temperature, seed))
             parts.append(pixels.floor().clamp(0, 255).to(torch.uint8).cpu())
-            bar.update(len(latents))
+            bar.update(len(numbers))
     return torch.cat(parts)
+
+
+def _latents(model: ImageFlow, numbers: range, temperature: float, seed: int) -> Any:
+    """The latents of the samples of these numbers, as many tensors as the model's latent has."""
+    shapes = model.latent_shapes
+    several = not isinstance(shapes[0], int)
+    like = next(model.parameters())
+    source = torch.Generator(model.device)
+    rows = []
+    for number in numbers:
+        source.manual_seed(mix(seed, Stream.SAMPLES, number))
+        rows.append(
+            [
+                Normal().draw((1, *shape), like, source)
+                for shape in (shapes if several else [shapes])
+            ]
+        )
+    tensors = tuple(temperature * torch.cat(parts) for parts in zip(*rows, strict=True))
+    return tensors if several else tensors[0]
