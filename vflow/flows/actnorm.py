@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from vflow.flows.base import Flow
 from vflow.ops import actnorm_conv1x1, actnorm_conv1x1_inverse
+from vflow.ops.coder import Coder, LinearPlan
 
 VARIANCE_EPSILON = 1e-8
+LEAST_SCALE = 1e-10
 
 
 class ActNormConv1x1(Flow):
@@ -45,3 +47,15 @@ class ActNormConv1x1(Flow):
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """y [B, *shape] -> x [B, *shape], logdet [B]."""
         return actnorm_conv1x1_inverse(y, self.scale, self.bias, self.weight)
+
+    def code(self, x: Tensor, coder: Coder, context: Tensor | None = None) -> Tensor:
+        """x [B, *shape] -> y [B, *shape], int64: scales that are coded, and rounded sums."""
+        return coder.plan(self, self._plan).forward(x, coder)
+
+    def code_inverse(self, y: Tensor, coder: Coder, context: Tensor | None = None) -> Tensor:
+        """y [B, *shape] -> x [B, *shape], int64."""
+        return coder.plan(self, self._plan).inverse(y, coder)
+
+    def _plan(self) -> LinearPlan:
+        scale, bias, weight = (p.detach().double() for p in (self.scale, self.bias, self.weight))
+        return LinearPlan(scale.clamp_min(LEAST_SCALE), bias, weight)

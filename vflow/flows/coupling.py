@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from vflow.flows.base import Flow, Halves
-from vflow.ops import mixlogistic, mixlogistic_inverse
+from vflow.ops import exact, mixlogistic, mixlogistic_inverse
+from vflow.ops.coder import Affine, Coder, to_float
 
 SIGMA_FLOOR = 1e-6
 
@@ -43,6 +44,16 @@ class MixLogisticCoupling(Flow):
         x2, logdet = mixlogistic_inverse(y[1], self._params(y[0], context), self.squash)
         return (y[0], x2), logdet
 
+    def code(self, x: Halves, coder: Coder, context: Tensor | None = None) -> Halves:
+        """`forward` of whole numbers, linear within cells of 2^-14."""
+        params = self._params(_as_input(self.net, x[0]), context)
+        return x[0], coder.mixture(x[1], params, self.squash)
+
+    def code_inverse(self, y: Halves, coder: Coder, context: Tensor | None = None) -> Halves:
+        """`inverse` of whole numbers."""
+        params = self._params(_as_input(self.net, y[0]), context)
+        return y[0], coder.mixture_inverse(y[1], params, self.squash)
+
 
 class AffineCoupling(Flow):
     """y2 = x2 exp(s(x1)) + t(x1), with s = bound * tanh(raw / bound).
@@ -71,6 +82,20 @@ class AffineCoupling(Flow):
         """Undo the shift and the scale."""
         log_scale, shift = self._log_scale_and_shift(y[0], context)
         return (y[0], (y[1] - shift) * (-log_scale).exp()), -log_scale.flatten(1).sum(1)
+
+    def code(self, x: Halves, coder: Coder, context: Tensor | None = None) -> Halves:
+        """`forward` of whole numbers."""
+        return x[0], coder.affine(x[1], self._affine(x[0], context))
+
+    def code_inverse(self, y: Halves, coder: Coder, context: Tensor | None = None) -> Halves:
+        """`inverse` of whole numbers."""
+        return y[0], coder.affine_inverse(y[1], self._affine(y[0], context))
+
+    def _affine(self, x1: Tensor, context: Tensor | None) -> Affine:
+        output = self.net(_as_input(self.net, x1), context).double()
+        raw, shift = output.unflatten(-1, (-1, 2)).unbind(-1)
+        log_scale = self.bound * exact.function("tanh", raw / self.bound)
+        return Affine(exact.function("exp", log_scale), shift)
 
 
 class GaussianAffineCoupling(Flow):
@@ -101,3 +126,22 @@ class GaussianAffineCoupling(Flow):
         """Colour the second half again."""
         mean, sigma = self._mean_and_sigma(y[0], context)
         return (y[0], y[1] * sigma + mean), sigma.log().flatten(1).sum(1)
+
+    def code(self, x: Halves, coder: Coder, context: Tensor | None = None) -> Halves:
+        """`forward` of whole numbers."""
+        return x[0], coder.affine(x[1], self._affine(x[0], context))
+
+    def code_inverse(self, y: Halves, coder: Coder, context: Tensor | None = None) -> Halves:
+        """`inverse` of whole numbers."""
+        return y[0], coder.affine_inverse(y[1], self._affine(y[0], context))
+
+    def _affine(self, x1: Tensor, context: Tensor | None) -> Affine:
+        output = self.net(_as_input(self.net, x1), context).double()
+        mean, log_sigma = output.unflatten(-1, (-1, 2)).unbind(-1)
+        sigma = exact.function("exp", log_sigma) + SIGMA_FLOOR
+        return Affine(1 / sigma, -mean / sigma)
+
+
+def _as_input(net: nn.Module, x: Tensor) -> Tensor:
+    """Whole numbers as a network takes them."""
+    return to_float(x, next(net.parameters()).dtype)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vflow.flows.base import Flow, Halves, zero_logdet
+from vflow.flows.base import Halves, Move, zero_logdet
 
 
-class CheckerboardSplit(Flow):
+class CheckerboardSplit(Move):
     """Even columns and odd columns: [B, H, W, C] <-> 2 x [B, H, W/2, C]."""
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Halves, Tensor]:
@@ -20,7 +20,7 @@ class CheckerboardSplit(Flow):
         return torch.stack(y, dim=3).flatten(2, 3), zero_logdet(y[0])
 
 
-class ChannelSplit(Flow):
+class ChannelSplit(Move):
     """The first `first` channels and the others: [..., C] <-> [..., first], [..., C - first]."""
 
     def __init__(self, first: int) -> None:
@@ -36,7 +36,7 @@ class ChannelSplit(Flow):
         return torch.cat(y, dim=-1), zero_logdet(y[0])
 
 
-class TupleFlip(Flow):
+class TupleFlip(Move):
     """Swap the halves."""
 
     def forward(self, x: Halves, context: Tensor | None = None) -> tuple[Halves, Tensor]:
@@ -48,7 +48,7 @@ class TupleFlip(Flow):
         return self.forward(y)
 
 
-class SpaceToDepth(Flow):
+class SpaceToDepth(Move):
     """2x2 blocks into channels: [B, H, W, C] <-> [B, H/2, W/2, 4C].
 
     The order of the new channels is TensorFlow's: row in the block, column in the block, channel.

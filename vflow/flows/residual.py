@@ -27,6 +27,8 @@ class ResidualBlock(Flow):
     sum_k (-1)^(k+1) / k tr(J^k), cut at a random length and weighted for it (Russian roulette),
     with v^T J^k v in the place of the trace. Its noise comes from torch's global generator.
 
+    It has no coding rule: its inverse is a limit, not a formula.
+
     Args:
         net: The network g on vectors [B, D].
         exact_dims: Largest D whose log-determinant is exact.

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from vflow.ops import backend, gpu, native
-from vflow.ops.backend import Implementation, native_cpu
+from vflow.ops import backend, exact, gpu, native
+from vflow.ops.backend import Implementation, exact_cpu, native_cpu
 from vflow.ops.checks import check_tensor, logdet_dtype
 from vflow.ops.launchers import self_attention as launchers
 from vflow.ops.library import Operation
@@ -38,6 +38,8 @@ def self_attention(qkv: Tensor) -> Tensor:
         raise ValueError(f"qkv must have shape [B, N, 3, heads, d], got {tuple(qkv.shape)}")
     if backend.choose(_self_attention.name, qkv) == "cpu":
         return _self_attention(qkv)[0]
+    if backend.is_exact():
+        return exact.self_attention(qkv)
     return reference.attend(qkv)  # with what PyTorch saves for its own gradient
 
 
@@ -71,6 +73,7 @@ _self_attention = Operation(
     # All scores again would cost more than the little that is kept: the outputs.
     saves_outputs=True,
     reference=Implementation(launch=reference.self_attention),
+    exact=exact_cpu(exact.self_attention),
     cpu=native_cpu(launchers.self_attention),
     triton=_pytorch(reference.self_attention, gpu.triton_missing()),
     cuda=_pytorch(reference.self_attention, native.cuda_missing()),
