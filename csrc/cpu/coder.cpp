@@ -88,7 +88,7 @@ static bool any_outside(const int64_t* numbers, int64_t count, int64_t least, in
 }
 
 // A number of the standard normal distribution: the bin it lies in, then its place there. Bins are
-// 2^-6 wide up to 4 and 2^-2 wide up to 6; what is further out comes whole, after the last symbol.
+// 2^-6 wide up to 4 and 2^-2 wide up to 6; for what is further out see push_far.
 struct NormalBins {
   static constexpr int kFine = 6, kCoarse = 2, kNear = 4, kFar = 6;
   static constexpr int kTail = (kFar - kNear) << kCoarse, kCore = (2 * kNear) << kFine;
@@ -110,6 +110,46 @@ struct NormalBins {
     return at(kNear) + (static_cast<int64_t>(symbol - kTail - kCore) << (grid - kCoarse));
   }
 };
+
+// What is beyond the bins: its sign, then in which of the stretches of 1, 2, 4, ... coarse bins it lies, each
+// a sixteenth as likely as the one before, then its place there. So every number has a code, and what is
+// popped by chance is hardly ever far from the bins.
+constexpr int kStretches = 34;
+constexpr uint64_t kFurther = 15;  // of the numbers below 16: on to the next stretch
+
+static void push_far(BitStack& stack, const NormalBins& bins, int64_t number) {
+  const uint64_t end = static_cast<uint64_t>(bins.at(NormalBins::kFar));
+  const bool negative = number < 0;
+  const uint64_t beyond = (negative ? ~static_cast<uint64_t>(number) : static_cast<uint64_t>(number)) - end;
+  const int coarse = bins.grid - NormalBins::kCoarse;
+  const int stretch = 63 - __builtin_clzll((beyond >> coarse) + 1), bits = coarse + stretch;
+  const uint64_t place = beyond - (((uint64_t{1} << stretch) - 1) << coarse);
+  const int low = bits < kWordBits ? bits : kWordBits;
+  stack.push_bits(low, place & ((uint64_t{1} << low) - 1));
+  if (bits > low) stack.push_bits(bits - low, place >> low);
+  // Which of the other fifteen it is says nothing: that is taken from the stack, and given back.
+  if (stretch < kStretches - 1) stack.push(16, stack.pop(kFurther));
+  for (int i = 0; i < stretch; ++i) stack.push(16, kFurther);
+  stack.push_bits(1, negative);
+}
+
+static int64_t pop_far(BitStack& stack, const NormalBins& bins) {
+  const bool negative = stack.pop_bits(1) != 0;
+  int stretch = 0;
+  for (; stretch < kStretches - 1; ++stretch) {
+    const uint64_t digit = stack.pop(16);
+    if (digit == kFurther) continue;
+    stack.push(kFurther, digit);
+    break;
+  }
+  const int coarse = bins.grid - NormalBins::kCoarse, bits = coarse + stretch;
+  const int low = bits < kWordBits ? bits : kWordBits;
+  uint64_t place = bits > low ? stack.pop_bits(bits - low) << low : 0;
+  place |= stack.pop_bits(low);
+  const uint64_t number =
+      place + (((uint64_t{1} << stretch) - 1) << coarse) + static_cast<uint64_t>(bins.at(NormalBins::kFar));
+  return static_cast<int64_t>(negative ? ~number : number);
+}
 
 static int check_starts(const uint32_t* starts) {
   if (!starts) return VFLOW_ERROR_NULL_POINTER;
@@ -144,7 +184,7 @@ int vflow_cpu_coder_pop_bits(const vflow_coder* coder, int64_t* numbers, int64_t
 
 int vflow_cpu_coder_push_normal(const vflow_coder* coder, const int64_t* numbers, int64_t count, int grid,
                                 const uint32_t* starts, int threads) {
-  if (grid < NormalBins::kFine || grid > 35) return VFLOW_ERROR_CODER;
+  if (grid < 32 || grid > 34) return VFLOW_ERROR_CODER;
   if (count > 0 && !numbers) return VFLOW_ERROR_NULL_POINTER;
   if (const int error = check_starts(starts)) return error;
   const NormalBins bins{grid};
@@ -152,8 +192,7 @@ int vflow_cpu_coder_push_normal(const vflow_coder* coder, const int64_t* numbers
     const int64_t number = numbers[i];
     const int symbol = bins.symbol(number);
     if (symbol == NormalBins::kEscape) {
-      stack.push_bits(32, static_cast<uint64_t>(number) & 0xffffffffu);
-      stack.push_bits(32, static_cast<uint64_t>(number) >> 32);
+      push_far(stack, bins, number);
     } else {
       stack.push_bits(bins.width_bits(symbol), static_cast<uint64_t>(number - bins.lower(symbol)));
     }
@@ -163,7 +202,7 @@ int vflow_cpu_coder_push_normal(const vflow_coder* coder, const int64_t* numbers
 
 int vflow_cpu_coder_pop_normal(const vflow_coder* coder, int64_t* numbers, int64_t count, int grid,
                                const uint32_t* starts, int threads) {
-  if (grid < NormalBins::kFine || grid > 35) return VFLOW_ERROR_CODER;
+  if (grid < 32 || grid > 34) return VFLOW_ERROR_CODER;
   if (count > 0 && !numbers) return VFLOW_ERROR_NULL_POINTER;
   if (const int error = check_starts(starts)) return error;
   // The symbol that holds the first of every 256 slots.
@@ -181,8 +220,7 @@ int vflow_cpu_coder_pop_normal(const vflow_coder* coder, int64_t* numbers, int64
     while (starts[symbol + 1] <= slot) ++symbol;
     stack.pop_symbol(starts[symbol], starts[symbol + 1] - starts[symbol]);
     if (symbol == NormalBins::kEscape) {
-      const uint64_t high = stack.pop_bits(32);
-      numbers[i] = static_cast<int64_t>(high << 32 | stack.pop_bits(32));
+      numbers[i] = pop_far(stack, bins);
     } else {
       numbers[i] = bins.lower(symbol) + static_cast<int64_t>(stack.pop_bits(bins.width_bits(symbol)));
     }

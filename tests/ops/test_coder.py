@@ -129,6 +129,15 @@ def test_far_out_values_have_a_place():
     assert same(coder, filled())
 
 
+def test_what_is_popped_by_chance_is_never_far_out():
+    """Of a million normal numbers about one is beyond the bins, and no further than a little."""
+    coder = Coder(lend=True)
+    x = coder.pop_normal((8_000_000,)) / GRID
+    assert (x.abs() > 6).any()
+    assert x.abs().max() < 8
+    assert abs(x.std().item() - 1) < 2e-3
+
+
 def test_an_empty_stack_is_lent_bits_or_refuses():
     with pytest.raises(ValueError, match="the coder has no bits left"):
         Coder(lend=False).pop_bits((64,), 32)

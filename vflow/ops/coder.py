@@ -125,7 +125,7 @@ class Coder:
         """Push values under N(0, 1)."""
         x, starts = x.contiguous(), normal_starts()
         table = ctypes.c_void_p(starts.ctypes.data)
-        self._call("push_normal", x.numel(), exact.pointer(x), x.numel(), GRID_BITS, table)
+        self._call("push_normal", 2 * x.numel(), exact.pointer(x), x.numel(), GRID_BITS, table)
 
     def pop_normal(self, shape: tuple[int, ...]) -> Tensor:
         """Pop values of N(0, 1)."""
@@ -202,7 +202,7 @@ class Coder:
 
     def _call(self, function: str, pushes: int, *arguments: Any) -> None:
         """Call a function that pushes at most so many words, with room for them in every lane."""
-        needed = int(self._counts.max()) + 2 * (pushes // LANES + 1)
+        needed = int(self._counts.max()) + 4 * (pushes // LANES + 1)
         if needed > self._words.shape[1]:
             words = np.zeros((LANES, 2 * needed), np.uint32)
             words[:, : self._words.shape[1]] = self._words
