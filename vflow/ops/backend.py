@@ -8,6 +8,7 @@ and a backward pass runs on the backend of its forward, wherever and whenever it
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -114,8 +115,27 @@ def choose(operation: str, x: Tensor) -> str:
         return _forced
     for name in order(operation, x.device.type):
         if name in known and _runs(known[name], x):
+            if name == "reference" and x.device.type == "cpu":
+                _tell_if_slow(known)
             return name
     return "reference"
+
+
+_told = False
+
+
+def _tell_if_slow(known: dict[str, Implementation]) -> None:
+    """Warn once of a CPU that runs on plain PyTorch because there is no native library."""
+    global _told
+    missing = known["cpu"].missing if "cpu" in known else None
+    if missing is None or _told or torch.compiler.is_compiling():
+        return
+    _told = True
+    warnings.warn(
+        f"vflow runs on plain PyTorch here, many times slower than its native library: {missing}; "
+        "see vflow info",
+        stacklevel=2,
+    )
 
 
 @contextmanager
