@@ -3,56 +3,62 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# The same folder as make wants it in the name of a target.
+ENV := $(subst $() ,\ ,$(VENV))
 # A CPU build of torch, where the package index offers one, spares gigabytes of CUDA libraries.
 TORCH ?= torch>=2.11,<2.14
 DOCS := 'mkdocs-material>=9.5,<10' 'mkdocstrings-python>=1.12'
 SOURCES := setup.py CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test lint docs bench sanitize clean
+.PHONY: demo test lint docs bench sanitize clean environment
 
-demo: $(VENV)/.installed
-	$(BIN)/python -m vflow.demo
+demo: $(ENV)/.installed
+	"$(BIN)/python" -m vflow.demo
 
-test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+test: $(ENV)/.installed-dev
+	"$(BIN)/python" -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-lint: $(VENV)/.installed-dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(shell find csrc -type f)
+lint: $(ENV)/.installed-dev
+	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check .
+	"$(BIN)/mypy"
+	"$(BIN)/clang-format" --dry-run -Werror $(shell find csrc -type f)
 
 # The site, into site/: a broken link or an unknown name fails. Needs neither torch nor the libraries.
-docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+docs: $(ENV)/.docs
+	NO_MKDOCS_2_WARNING=1 "$(BIN)/mkdocs" build --strict --quiet
 
-bench: $(VENV)/.installed-dev
-	$(BIN)/python bench/ops.py
-	$(BIN)/python bench/throughput.py
+bench: $(ENV)/.installed-dev
+	"$(BIN)/python" bench/ops.py
+	"$(BIN)/python" bench/throughput.py
 
 # The native library's tests under AddressSanitizer and UndefinedBehaviorSanitizer, then under valgrind.
-sanitize: $(VENV)/.installed-dev
-	PYTHON=$(BIN)/python scripts/sanitize.sh
+sanitize: $(ENV)/.installed-dev
+	PYTHON="$(BIN)/python" scripts/sanitize.sh
 
 clean:
-	rm -rf $(VENV) build site vflow/_lib *.egg-info
+	rm -rf "$(VENV)" build site vflow/_lib *.egg-info
 
-$(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+environment:
+	@"$(PYTHON)" scripts/check_environment.py $(if $(filter file,$(origin PYTHON)),,--same) "$(VENV)"
 
-$(VENV)/.docs: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet $(DOCS)
-	touch $@
+$(ENV)/.docs: pyproject.toml | environment
+	"$(BIN)/python" -m pip --version > /dev/null 2>&1 || "$(PYTHON)" -m venv "$(VENV)"
+	"$(BIN)/python" -m pip install --quiet $(DOCS)
+	touch "$@"
 
-$(VENV)/.torch: | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet '$(TORCH)'
-	touch $@
+# Making an environment again completes one whose making was interrupted.
+$(ENV)/.torch: | environment
+	"$(BIN)/python" -m pip --version > /dev/null 2>&1 || "$(PYTHON)" -m venv "$(VENV)"
+	@"$(BIN)/python" -m pip --version > /dev/null || { echo "vflow: error: $(VENV) is broken: remove it" >&2; exit 1; }
+	"$(BIN)/python" -m pip install --quiet '$(TORCH)'
+	touch "$@"
 
-$(VENV)/.installed: $(VENV)/.torch $(SOURCES)
-	$(BIN)/python -m pip install --quiet --editable .
-	touch $@
+$(ENV)/.installed: $(ENV)/.torch $(SOURCES)
+	"$(BIN)/python" -m pip install --quiet --editable .
+	touch "$@"
 
-# All that .installed is, so that the library is built once.
-$(VENV)/.installed-dev: $(VENV)/.torch $(SOURCES)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	touch $(VENV)/.installed $@
+# All that .installed is, and what developing needs.
+$(ENV)/.installed-dev: $(ENV)/.torch $(SOURCES)
+	"$(BIN)/python" -m pip install --quiet --editable '.[dev]'
+	touch "$(VENV)/.installed" "$@"

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from bench import busy, configurations, cost_model, ops, ops_cases, throughput
+from bench import busy, configurations, cost_model, machine, ops, ops_cases, throughput, workloads
 from bench.chart import draw_chart
 from bench.flops import count_flops
 from bench.peer import load_peer
@@ -25,11 +25,13 @@ def _options(**changes) -> throughput.Options:
     return throughput.Options(**{**fields, **changes})
 
 
-def test_throughput_times_every_workload_of_every_configuration(tmp_path, capsys):
+def test_throughput_times_every_workload_of_every_configuration(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(machine.MATRIX_SIZE, "cpu", 64)
+    monkeypatch.setattr(workloads, "IMPORTANCE_SAMPLES", 4)
     result = throughput.measure("vflow-tiny", _options(bisection=True, profile=True))
     found = {(row["configuration"], row["workload"]) for row in result["rows"]}
-    workloads = ("train", "sample", "bound", "bound, 128 samples")
-    every = {(name, work) for name in configurations.BY_DEVICE["cpu"] for work in workloads}
+    names = ("train", "sample", "bound", "bound, 4 samples")
+    every = {(name, work) for name in configurations.BY_DEVICE["cpu"] for work in names}
     assert found == every | {("reference", BISECTED)}
     trained = [row for row in result["rows"] if row["workload"] == "train"]
     assert len({row["flops"] for row in trained}) == 1

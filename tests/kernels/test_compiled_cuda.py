@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
+KEPT = Path(__file__).parents[2] / "build" / "cubins"
 pytestmark = pytest.mark.alone  # two compilers at a time, of half a gigabyte each
 
 
@@ -17,7 +19,7 @@ def usages():
     if cuda_kernels.why_not():
         pytest.skip(cuda_kernels.why_not())
     sources = ("mixlogistic", "gated_residual_norm", "concat_elu", "dropout")
-    return {usage.kernel: usage for usage in cuda_kernels.compile_cuda(90, sources)}
+    return {usage.kernel: usage for usage in cuda_kernels.compile_cuda(90, sources, KEPT)}
 
 
 STORED = ["float", "__nv_bfloat16"]

@@ -9,6 +9,8 @@ import dataclasses
 import os
 import subprocess
 import sys
+import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -147,12 +149,13 @@ def test_describe():
 
 
 def test_without_the_library():
-    """The reference serves silently when nothing was asked for, and nothing else does."""
+    """The reference serves when nothing was asked for, and a warning tells; nothing else does."""
     code = HIDE_LIBRARY + CALL + "ops.mixlogistic(x, params)\n"
     code += "print(backend.describe()['mixlogistic']['cpu'])\n"
     found = python(code)
     assert found.returncode == 0, found.stderr
     assert "libvflow_cpu.so was not built" in found.stdout
+    assert "UserWarning: vflow runs on plain PyTorch here" in found.stderr
     named = python(HIDE_LIBRARY + CALL + "ops.use_backend('cpu').__enter__()\n")
     assert (
         "ValueError: backend 'cpu' is not available: libvflow_cpu.so was not built" in named.stderr
@@ -290,3 +293,33 @@ def test_a_library_of_another_version_says_so(monkeypatch):
     monkeypatch.setattr(native, "ABI_VERSION", 99)
     with pytest.raises(native.LibraryMissing, match=found):
         native.load_cpu(native.LIBRARY_FOLDER / "libvflow_cpu.so")
+
+
+def test_a_slow_cpu_is_told_once_and_a_named_one_not(monkeypatch):
+    known = backend._implementations["mixlogistic"]
+    monkeypatch.setitem(known, "cpu", replace(known["cpu"], missing="it was not built: no tools"))
+    monkeypatch.setattr(backend, "_told", False)
+    with ops.use_backend("reference"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ops.mixlogistic(X, PARAMS)
+    with pytest.warns(UserWarning, match="plain PyTorch .* it was not built: no tools; see vflow"):
+        ops.mixlogistic(X, PARAMS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ops.mixlogistic(X, PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [
+        ('{"missing": {"cpu": "no g++"}}', "was not built: no g++ (install what is missing"),
+        ('{"missing": {}}', "was not built (pip install needs cmake and a C++ compiler)"),
+        ("[]", "was not built (pip install needs"),
+        ("", "was not built (pip install needs"),
+    ],
+)
+def test_the_builds_reason_is_told(tmp_path, report, said):
+    (tmp_path / "build.json").write_text(report)
+    with pytest.raises(native.LibraryMissing) as missing:
+        native.load_cpu(tmp_path / "libvflow_cpu.so")
+    assert str(missing.value).startswith(f"libvflow_cpu.so {said}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -133,6 +134,8 @@ def choose(operation: str, x: Tensor) -> str:
         return _forced
     for name in order(operation, x.device.type):
         if name in known and _runs(operation, name, x):
+            if name == "reference" and x.device.type == "cpu":
+                _tell_if_slow(operation)
             return name
     return "reference"
 
@@ -155,6 +158,25 @@ def require_usable(device_type: str) -> None:
         problem = f"backend '{_forced}' takes tensors on {' or '.join(devices)}, got {device_type}"
     if problem is not None:
         raise ValueError(problem)
+
+
+_told = False
+
+
+def _tell_if_slow(operation: str) -> None:
+    """Warn once of a CPU that runs on plain PyTorch because there is no native library."""
+    global _told
+    if _told or torch.compiler.is_compiling() or "cpu" not in _implementations[operation]:
+        return
+    missing = _reason_missing(operation, "cpu")
+    if missing is None:
+        return
+    _told = True
+    warnings.warn(
+        f"vflow runs on plain PyTorch here, many times slower than its native library: {missing}; "
+        "see vflow info",
+        stacklevel=2,
+    )
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -192,6 +193,16 @@ def load_cuda(path: Path) -> ctypes.CDLL:
     return library
 
 
+def _why_not_built(path: Path, built_with: str) -> str:
+    """What the build has left word of, if it has."""
+    try:
+        reasons = json.loads((path.parent / "build.json").read_text())["missing"]
+        reason = reasons[path.stem.removeprefix("libvflow_")]
+    except (OSError, ValueError, KeyError, TypeError):
+        return f" (pip install needs {built_with})"
+    return f": {reason} (install what is missing, then vflow again)"
+
+
 def _load(
     path: Path, prefix: str, signatures: dict[str, list[Any]], built_with: str
 ) -> ctypes.CDLL:
@@ -201,7 +212,7 @@ def _load(
     called by the same names, and no string is put together at each call.
     """
     if not path.is_file():
-        raise LibraryMissing(f"{path.name} was not built (pip install needs {built_with})")
+        raise LibraryMissing(f"{path.name} was not built{_why_not_built(path, built_with)}")
     try:
         library = ctypes.CDLL(str(path))
         version = library.vflow_abi_version()
