@@ -226,7 +226,7 @@ class Wrong(Scaling):
         (lambda: vflow.augment(Scaling(5), 0), "extra_dims must be an integer of at least 1"),
         (lambda: vflow.augment(Scaling(5), 3, "vector-glow"), "shape must be given for posterior"),
         (lambda: vflow.augment(Scaling(5), 3, "norml"), "did you mean normal?"),
-        (lambda: vflow.augment(Scaling(5), 3, 7), "posterior must be flow, normal"),
+        (lambda: vflow.augment(Scaling(5), 3, 7), "posterior must be flow, gaussian"),
         (
             lambda: vflow.augment(Scaling(5, 4, 4), 2, "flow", shape=(3, 4, 4)),
             "must have images [H, W, C]",
