@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-#define VFLOW_ABI_VERSION 4
+#define VFLOW_ABI_VERSION 5
 
 #if defined(_WIN32)
 #define VFLOW_API extern "C" __declspec(dllexport)
@@ -37,7 +37,11 @@ enum vflow_error {
   VFLOW_ERROR_DROPOUT = 11,    // a probability of dropout that is not within [0, 1)
   VFLOW_ERROR_WORKSPACE = 12,  // fewer bytes than the workspace function asks for, or not aligned to 16
   VFLOW_ERROR_TOO_MANY_CHANNELS = 13,
-  VFLOW_ERROR_CUDA = 10000,  // plus the code of cudaError_t
+  VFLOW_ERROR_CODER = 14,        // a coder, a table or a number of bits that cannot be
+  VFLOW_ERROR_CODER_RANGE = 15,  // a number that the coder does not take
+  VFLOW_ERROR_CODER_EMPTY = 16,  // a lane has no bits left
+  VFLOW_ERROR_CODER_FULL = 17,   // a lane has no room left
+  VFLOW_ERROR_CUDA = 10000,      // plus the code of cudaError_t
 };
 
 // VFLOW_ABI_VERSION of the library.
@@ -220,3 +224,89 @@ VFLOW_API int vflow_cuda_concat_elu_dropout_backward(int dtype, const void* grad
                                                      void* stream);
 VFLOW_API int vflow_cuda_dropout(int dtype, const void* x, const int64_t* seed, void* y, int64_t rows,
                                  int64_t channels, double dropout, int device, void* stream);
+
+// The lossless coder. A coder's lanes are stacks of bits, each a state of at least 2^32 over `capacity` words
+// of which `counts` are in use; an operation may add two words a number to its lane, and eight where the number
+// is far out. `lent` counts the words that a lane has taken from below its bottom, a fixed sequence; without it
+// that is an error. After an error the lanes are as they may be. Numbers are whole, over 2^grid. Each pair
+// undoes one another.
+struct vflow_coder {
+  int64_t lanes, capacity;
+  uint64_t* states;        // [lanes]
+  uint32_t* words;         // [lanes, capacity]
+  int64_t *counts, *lent;  // [lanes]; lent may be null
+};
+
+// Numbers of so many bits each, all as likely.
+VFLOW_API int vflow_cpu_coder_push_bits(const struct vflow_coder* coder, const int64_t* numbers,
+                                        int64_t count, int bits, int threads);
+VFLOW_API int vflow_cpu_coder_pop_bits(const struct vflow_coder* coder, int64_t* numbers, int64_t count,
+                                       int bits, int threads);
+
+// Numbers of the standard normal distribution, whose bins' masses end at `starts` [530] (csrc/cpu/coder.cpp).
+VFLOW_API int vflow_cpu_coder_push_normal(const struct vflow_coder* coder, const int64_t* numbers,
+                                          int64_t count, int grid, const uint32_t* starts, int threads);
+VFLOW_API int vflow_cpu_coder_pop_normal(const struct vflow_coder* coder, int64_t* numbers, int64_t count,
+                                         int grid, const uint32_t* starts, int threads);
+
+// x, the lower 2^cell_bits of which are its place in a cell, to its place in [lower, lower + width), the
+// cell's image.
+VFLOW_API int vflow_cpu_coder_cells(const struct vflow_coder* coder, const int64_t* x, const int64_t* lower,
+                                    const int64_t* width, int64_t* y, int64_t count, int cell_bits,
+                                    int threads);
+VFLOW_API int vflow_cpu_coder_cells_inverse(const struct vflow_coder* coder, const int64_t* y,
+                                            const int64_t* cell, const int64_t* lower, const int64_t* width,
+                                            int64_t* x, int64_t count, int cell_bits, int threads);
+
+// y = x factor / 2^shift + offset, the three [period] and repeated, |factor| below 2^20.
+VFLOW_API int vflow_cpu_coder_scale(const struct vflow_coder* coder, const int64_t* x, const int64_t* factor,
+                                    const int64_t* shift, const int64_t* offset, int64_t* y, int64_t count,
+                                    int64_t period, int threads);
+VFLOW_API int vflow_cpu_coder_scale_inverse(const struct vflow_coder* coder, const int64_t* y,
+                                            const int64_t* factor, const int64_t* shift,
+                                            const int64_t* offset, int64_t* x, int64_t count, int64_t period,
+                                            int threads);
+
+// What follows is exact: every bit of a result is a function of the inputs alone, on every processor, for any
+// instruction set, threads and batch.
+
+// The images of the cells that the numbers x [count] are in, under the mixture-of-logistics transform with
+// params [count, 2 + 3 components] of float or double; and the cells in whose images the numbers y are. Where
+// there is none the width is 0.
+VFLOW_API int vflow_cpu_exact_mixture_cells(int dtype, const int64_t* x, const void* params, int64_t* lower,
+                                            int64_t* width, int64_t count, int64_t components, int squash,
+                                            int grid, int cell_bits, int threads);
+VFLOW_API int vflow_cpu_exact_mixture_find(int dtype, const int64_t* y, const void* params, int64_t* cell,
+                                           int64_t* lower, int64_t* width, int64_t count, int64_t components,
+                                           int squash, int grid, int cell_bits, int threads);
+
+enum vflow_function { VFLOW_EXP = 0, VFLOW_LOG = 1, VFLOW_TANH = 2, VFLOW_SIGMOID = 3 };
+
+// y = function(x), elementwise.
+VFLOW_API int vflow_cpu_exact_function(int function, const double* x, double* y, int64_t count, int threads);
+
+// rows [count, channels] times a triangular matrix [channels, channels] of ones on its diagonal, each of the
+// sums rounded to whole numbers; in place.
+VFLOW_API int vflow_cpu_exact_lift(int64_t* rows, const double* matrix, int64_t count, int64_t channels,
+                                   int upper, int inverse, int threads);
+
+// y [batch, height, width, out] = bias + x [batch, height, width, in] convolved with weight
+// [out, side, side, in], side 1 or 3, zeros around.
+VFLOW_API int vflow_cpu_exact_convolution(const float* x, const float* weight, const float* bias, float* y,
+                                          int64_t batch, int64_t height, int64_t width, int64_t in,
+                                          int64_t out, int side, int threads);
+
+// elu([x, -x]) of x [rows, channels] -> y [rows, 2 channels].
+VFLOW_API int vflow_cpu_exact_concat_elu(const float* x, float* y, int64_t rows, int64_t channels,
+                                         int threads);
+
+// x + a sigmoid(b), [a, b] = ab, of x [rows, features]; normalised as LayerNorm does where there are a weight
+// and a bias [features], which may both be null.
+VFLOW_API int vflow_cpu_exact_gated_residual(const float* x, const float* ab, const float* weight,
+                                             const float* bias, float* y, int64_t rows, int64_t features,
+                                             int threads);
+
+// softmax(Q K^T / sqrt(width)) V for each head: qkv [batch, positions, 3, heads, width] -> y
+// [batch, positions, heads, width].
+VFLOW_API int vflow_cpu_exact_attention(const float* qkv, float* y, int64_t batch, int64_t positions,
+                                        int64_t heads, int64_t width, int threads);

@@ -42,14 +42,14 @@ def min_scale(dtype: tl.constexpr):
 @triton.jit
 def _log_determinant(scale, log_det, positions, C: tl.constexpr):
     """sum log scale + positions * log|det W|, in float64."""
-    numbers = positions.to(tl.int64) * C
+    numbers = tl.cast(positions, tl.int64) * C
     total = tl.zeros([BLOCK], tl.float64)
     for first in range(0, numbers, BLOCK):
         i = first + tl.arange(0, BLOCK)
         s = tl.load(scale + i, mask=i < numbers, other=1.0).to(tl.float64)
         s = larger(s, min_scale(tl.float64))
         total += tl.log(s)
-    return tl.sum(total, 0) + positions.to(tl.float64) * log_det
+    return tl.sum(total, 0) + tl.cast(positions, tl.float64) * log_det
 
 
 @triton.jit
@@ -83,7 +83,7 @@ def _forward_kernel(
     if program == 0:
         _fill(logdet, _log_determinant(scale, log_abs_det(weight, C, CP), positions, C), batch)
     else:
-        rows = batch.to(tl.int64) * positions
+        rows = tl.cast(batch, tl.int64) * positions
         image, position, live = _rows_of_tile(program - 1, rows, positions, ROWS)
         x_rows = image * x_image + position.to(tl.int64) * X_POSITION
         n = tl.arange(0, NP)
@@ -138,7 +138,7 @@ def _inverse_kernel(
     ROWS: tl.constexpr,
     REAL: tl.constexpr,
 ):
-    rows = batch.to(tl.int64) * positions
+    rows = tl.cast(batch, tl.int64) * positions
     image, position, live = _rows_of_tile(tl.program_id(0), rows, positions, ROWS)
     y_rows = image * y_image + position.to(tl.int64) * Y_POSITION
     n = tl.arange(0, NP)

@@ -97,7 +97,7 @@ def _backward_kernel(
             (grad_normed * s).to(grad_x.dtype.element_ty),
             mask=mask,
         )
-    size = line_positions.to(tl.int64) * C
+    size = tl.cast(line_positions, tl.int64) * C
     to = position_sums + chunk * size + q[:, None] * C + n[None, :]
     tl.store(to, grad_scale, mask=there)
     tl.store(to + chunks * size, grad_bias, mask=there)
@@ -137,10 +137,10 @@ def _finish_kernel(
         at = r[None, :] * C + place[:, None]  # transposed
         mask = (r < C)[:, None] & (r < C)[None, :]
         total = tl.load(weight_sum + at, mask=mask, other=0.0).to(tl.float64)
-        total += gl * positions.to(tl.float64) * inverse
+        total += gl * tl.cast(positions, tl.float64) * inverse
         tl.store(grad_weight + at, total.to(REAL).to(grad_weight.dtype.element_ty), mask=mask)
     else:
-        numbers = positions.to(tl.int64) * C
+        numbers = tl.cast(positions, tl.int64) * C
         i = (program - 1).to(tl.int64) * TILE + tl.arange(0, TILE)
         live = i < numbers
         of_scale, of_bias = tl.zeros([TILE], REAL), tl.zeros([TILE], REAL)

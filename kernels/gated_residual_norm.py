@@ -123,7 +123,7 @@ def _backward_kernel(
         stored: tl.constexpr = grad_ab.dtype.element_ty
         tl.store(grad_ab + first * (2 * F) + pair, grad_a.to(stored), mask=live)
         tl.store(grad_ab + first * (2 * F) + F + pair, grad_b.to(stored), mask=live)
-        first += programs.to(tl.int64) * ROWS
+        first += tl.cast(programs, tl.int64) * ROWS
     partials += program.to(tl.int64) * (2 * F)
     tl.store(partials + f, tl.sum(grad_weight, 0), mask=f < F)
     tl.store(partials + F + f, tl.sum(grad_bias, 0), mask=f < F)

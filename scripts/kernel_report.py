@@ -147,15 +147,19 @@ def compile_case(case: str, call: Callable[[], object], architecture: int) -> li
     Returns:
         The usage of each of its kernels, in order.
     """
-    found: list[Usage] = []
+    return [_usage(architecture, case, kernel) for kernel in compiled(call, architecture)]
+
+
+def compiled(call: Callable[[], object], architecture: int) -> list[object]:
+    """Triton's compiled kernels of what a call launches, in order; nothing is launched."""
+    found: list[object] = []
     run = JITFunction.run
 
     def compile_only(
         self: JITFunction, *args: object, grid: object, warmup: bool, **kwargs: object
     ):
-        kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
-        found.append(_usage(architecture, case, kernel))
-        return kernel
+        found.append(run(self, *args, grid=grid, warmup=True, **kwargs))
+        return found[-1]
 
     driver.set_active(_NoDevice(GPUTarget("cuda", architecture, 32)))
     JITFunction.run = compile_only

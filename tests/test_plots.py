@@ -133,7 +133,9 @@ def test_curves_of_a_short_run_with_a_lost_step(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(
         '{"step": 1, "kind": "train", "bits_per_dim": NaN}\n'
-        '{"step": 2, "kind": "train", "bits_per_dim": 5.0}\n'
+        '{"step": 2, "kind": "train", "bits_per_dim": null}\n'
+        '{"step": 2, "kind": "changes", "changes": {}}\n'
+        '{"step": 3, "kind": "train", "bits_per_dim": 5.0}\n'
     )
     save_curves({"short": path}, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 1000

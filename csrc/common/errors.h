@@ -35,6 +35,14 @@ inline const char* message_of(int error) {
       return "the workspace is too small, or not on a multiple of 16 bytes";
     case VFLOW_ERROR_TOO_MANY_CHANNELS:
       return "the CUDA kernels take at most 1024 channels";
+    case VFLOW_ERROR_CODER:
+      return "the coder, its table or a number of bits cannot be";
+    case VFLOW_ERROR_CODER_RANGE:
+      return "a number is out of the coder's range";
+    case VFLOW_ERROR_CODER_EMPTY:
+      return "the coder has no bits left";
+    case VFLOW_ERROR_CODER_FULL:
+      return "the coder has no room left";
     default:
       return "unknown error";
   }

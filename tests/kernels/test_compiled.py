@@ -35,14 +35,13 @@ for name, call in cases(sys.argv[1:]):
 """
 
 
-@pytest.fixture(scope="module")
-def usages():
-    """What each kernel of the launches uses on sm_90. A process of its own: not interpreted."""
+def python(*arguments):
+    """The output of a process of its own, where kernels are not interpreted."""
     pytest.importorskip("triton")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment |= {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     found = subprocess.run(
-        [sys.executable, "-c", REPORT, *LAUNCHES],
+        [sys.executable, *arguments],
         env=environment,
         cwd=REPOSITORY,
         capture_output=True,
@@ -50,7 +49,21 @@ def usages():
         check=False,
     )
     assert found.returncode == 0, found.stderr
-    return [json.loads(line) for line in found.stdout.splitlines()]
+    return found.stdout
+
+
+@pytest.fixture(scope="module")
+def usages():
+    """What each kernel of the launches uses on sm_90."""
+    report = python("-c", REPORT, *LAUNCHES)
+    return [json.loads(line) for line in report.splitlines()]
+
+
+def test_every_size_compiles():
+    """Triton makes an integer argument that is 1 a constant, which the interpreter does not."""
+    found = json.loads(python("-m", "tests.kernels.sizes"))
+    assert found["failures"] == []
+    assert found["calls"] > 300
 
 
 def test_nothing_spills(usages):

@@ -106,7 +106,7 @@ def test_named_never_falls_back(call, message):
 
 
 def test_unknown_and_unavailable_names():
-    with pytest.raises(ValueError, match=r"one of reference, cpu, triton, cuda, got 'gpu'"):
+    with pytest.raises(ValueError, match=r"one of reference, cpu, triton, cuda, exact, got 'gpu'"):
         ops.use_backend("gpu").__enter__()
     if torch.cuda.is_available():
         return
@@ -178,7 +178,7 @@ def test_without_triton_or_a_device():
     ("name", "message"),
     [
         ("reference", None),
-        ("gpu", "backend must be one of reference, cpu, triton, cuda, got 'gpu'"),
+        ("gpu", "backend must be one of reference, cpu, triton, cuda, exact, got 'gpu'"),
         ("cuda", "backend 'cuda' cannot run mixlogistic"),
     ],
 )

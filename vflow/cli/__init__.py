@@ -55,6 +55,32 @@ def _report(args: Sequence[str]) -> None:
     print(f"written to {report(parse(ReportConfig, 'vflow report', args))}")
 
 
+def _compress(args: Sequence[str]) -> None:
+    from vflow.cli.arguments import parse
+    from vflow.compression.commands import CompressConfig, compress, summary
+
+    config = parse(CompressConfig, "vflow compress", args)
+    print(f"{summary(compress(config))}\nwritten to {config.out}")
+
+
+def _decompress(args: Sequence[str]) -> None:
+    from vflow.cli.arguments import parse
+    from vflow.compression.commands import DecompressConfig, decompress
+
+    config = parse(DecompressConfig, "vflow decompress", args)
+    count, lost = decompress(config)
+    print(f"{count:,} images written to {config.out}")
+    if lost:
+        raise ValueError(f"{len(lost)} lost: {'; '.join(lost[:10])}{'; ...' * (len(lost) > 10)}")
+
+
+def _list(args: Sequence[str]) -> None:
+    from vflow.cli.arguments import parse
+    from vflow.compression.commands import ListConfig, describe
+
+    print(describe(parse(ListConfig, "vflow list", args)))
+
+
 def _models(args: Sequence[str]) -> None:
     from vflow.cli.about import ModelsConfig, describe_presets
     from vflow.cli.arguments import parse
@@ -90,6 +116,9 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "sample": (_sample, "draw samples, as a picture and as an array"),
     "score": (_score, "tell which images do not belong to what a model was trained on"),
     "report": (_report, "lay training runs over each other on one page"),
+    "compress": (_compress, "compress pictures or a data set with a model, without loss"),
+    "decompress": (_decompress, "write the pictures of an archive"),
+    "list": (_list, "tell what is in an archive"),
     "models": (_models, "list the presets"),
     "info": (_info, "tell versions, devices and which operations run on what"),
     "demo": (_demo, "train a small VFlow on photographs in a few minutes"),

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from vflow.flows.base import Flow
 from vflow.flows.embedding import Places
 from vflow.ops import actnorm_conv1x1, actnorm_conv1x1_inverse
+from vflow.ops.coder import Coder, LinearPlan
 
 VARIANCE_EPSILON = 1e-8
+LEAST_SCALE = 1e-10
 
 
 def has_spread(variance: Tensor, mean: Tensor) -> Tensor:
@@ -77,6 +79,18 @@ class ActNormConv1x1(Flow):
         rows = torch.tensor(here, device=self.weight.device).unsqueeze(1)
         self.weight[rows, torch.tensor(there, device=self.weight.device)] = narrow.weight
         return Places(wanted.channels, wanted.total)
+
+    def code(self, x: Tensor, coder: Coder, context: Tensor | None = None) -> Tensor:
+        """x [B, *shape] -> y [B, *shape], int64: scales that are coded, and rounded sums."""
+        return coder.plan(self, self._plan).forward(x, coder)
+
+    def code_inverse(self, y: Tensor, coder: Coder, context: Tensor | None = None) -> Tensor:
+        """y [B, *shape] -> x [B, *shape], int64."""
+        return coder.plan(self, self._plan).inverse(y, coder)
+
+    def _plan(self) -> LinearPlan:
+        scale, bias, weight = (p.detach().double() for p in (self.scale, self.bias, self.weight))
+        return LinearPlan(scale.clamp_min(LEAST_SCALE), bias, weight)
 
 
 class ChannelActNormConv1x1(ActNormConv1x1):

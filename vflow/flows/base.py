@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from vflow.flows.embedding import CannotEmbed, Places
+from vflow.ops.coder import Coder
 
 Halves: TypeAlias = tuple[Tensor, Tensor]
 Shape: TypeAlias = tuple[int, ...]
@@ -67,6 +68,33 @@ class Flow(nn.Module):
     def wanted_places(self, narrow: Any, places: Any) -> Any:
         """Where this layer would have the channels of `narrow`'s input, if any could be had."""
         return places
+
+    def code(self, x: Any, coder: Coder, context: Tensor | None = None) -> Any:
+        """`forward` of whole numbers, int64 over 2^32, for lossless coding: x -> y.
+
+        What the map takes and gives in volume it pops from and pushes to the coder's stacks; the
+        context is float.
+
+        Raises:
+            ValueError: If the layer has no coding rule, or a value is beyond it.
+        """
+        raise ValueError(f"{type(self).__name__} has no coding rule: it cannot compress")
+
+    def code_inverse(self, y: Any, coder: Coder, context: Tensor | None = None) -> Any:
+        """Undo `code`, numbers and bits alike: y -> x."""
+        raise ValueError(f"{type(self).__name__} has no coding rule: it cannot decompress")
+
+
+class Move(Flow):
+    """A map that only moves elements about, which costs no bits."""
+
+    def code(self, x: Any, coder: Coder, context: Tensor | None = None) -> Any:
+        """`forward` of whole numbers."""
+        return self.forward(x)[0]
+
+    def code_inverse(self, y: Any, coder: Coder, context: Tensor | None = None) -> Any:
+        """`inverse` of whole numbers."""
+        return self.inverse(y)[0]
 
 
 def zero_logdet(x: Tensor) -> Tensor:
@@ -132,6 +160,18 @@ class Compose(Flow):
         first: Any = self.flows[0] if len(self.flows) else None
         return places if first is None else first.wanted_places(narrow.flows[0], places)
 
+    def code(self, x: Any, coder: Coder, context: Tensor | None = None) -> Any:
+        """The flows' `code` in order."""
+        for flow in self.flows:
+            x = flow.code(x, coder, context)  # type: ignore[operator]
+        return x
+
+    def code_inverse(self, y: Any, coder: Coder, context: Tensor | None = None) -> Any:
+        """The flows' `code_inverse` in reverse order."""
+        for flow in reversed(self.flows):
+            y = flow.code_inverse(y, coder, context)  # type: ignore[operator]
+        return y
+
 
 class Inverse(Flow):
     """A flow run backwards."""
@@ -163,6 +203,14 @@ class Inverse(Flow):
     def embed_inverse(self, narrow: Any, places: Any) -> Any:
         """The flow's `embed`."""
         return self.flow.embed(narrow.flow, places)
+
+    def code(self, x: Any, coder: Coder, context: Tensor | None = None) -> Any:
+        """The flow's `code_inverse`."""
+        return self.flow.code_inverse(x, coder, context)
+
+    def code_inverse(self, y: Any, coder: Coder, context: Tensor | None = None) -> Any:
+        """The flow's `code`."""
+        return self.flow.code(y, coder, context)
 
 
 class PerHalf(Flow):
@@ -199,3 +247,13 @@ class PerHalf(Flow):
             self.first.embed(narrow.first, places[0]),
             self.second.embed(narrow.second, places[1]),
         )
+
+    def code(self, x: Halves, coder: Coder, context: Tensor | None = None) -> Halves:
+        """Code the first half, then the second."""
+        first = self.first.code(x[0], coder, context)
+        return first, self.second.code(x[1], coder, context)
+
+    def code_inverse(self, y: Halves, coder: Coder, context: Tensor | None = None) -> Halves:
+        """Undo the second half, then the first."""
+        second = self.second.code_inverse(y[1], coder, context)
+        return self.first.code_inverse(y[0], coder, context), second

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vflow.flows.base import Flow, Halves, Shapes, zero_logdet
+from vflow.flows.base import Halves, Move, Shapes, zero_logdet
 from vflow.flows.embedding import CannotEmbed, Places, join
 
 
-class CheckerboardSplit(Flow):
+class CheckerboardSplit(Move):
     """Even columns and odd columns: [B, H, W, C] <-> 2 x [B, H, W/2, C]."""
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Halves, Tensor]:
@@ -45,7 +45,7 @@ class CheckerboardSplit(Flow):
         return places[0]
 
 
-class ChannelSplit(Flow):
+class ChannelSplit(Move):
     """The first `first` channels and the others: [..., C] <-> [..., first], [..., C - first]."""
 
     def __init__(self, first: int) -> None:
@@ -95,7 +95,7 @@ class ChannelSplit(Flow):
         return Places(tuple(index), places.total, (0.0,) * places.total)
 
 
-class TupleFlip(Flow):
+class TupleFlip(Move):
     """Swap the halves."""
 
     def forward(self, x: Halves, context: Tensor | None = None) -> tuple[Halves, Tensor]:
@@ -119,7 +119,7 @@ class TupleFlip(Flow):
         return (places[1], places[0])
 
 
-class SpaceToDepth(Flow):
+class SpaceToDepth(Move):
     """2x2 blocks into channels: [B, H, W, C] <-> [B, H/2, W/2, 4C].
 
     The order of the new channels is TensorFlow's: row in the block, column in the block, channel.

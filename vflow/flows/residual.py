@@ -25,6 +25,8 @@ class ResidualBlock(Flow):
     The log-determinant is exact, from the whole Jacobian I + J [B, D, D]. `estimate` has a random
     one in its place, which costs a few products with J whatever D is.
 
+    It has no coding rule: its inverse is a limit, not a formula.
+
     Args:
         net: The network g on vectors [B, D].
     """

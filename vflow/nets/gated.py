@@ -6,13 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from vflow.nets.layers import Conv3x3, Pointwise
-from vflow.ops import concat_elu, dropout, gated_residual_norm, self_attention
+from vflow.ops import backend, concat_elu, dropout, exact, gated_residual_norm, self_attention
 
 GATE_INIT_SCALE = 0.1
 
 
 def apply_gate(x: Tensor, gate: Tensor) -> Tensor:
     """The gated residual x + a * sigmoid(b), with [a, b] = gate."""
+    if backend.is_exact():
+        return exact.gated_residual(x, gate)
     a, b = gate.chunk(2, dim=-1)
     return x + a * torch.sigmoid(b)
 

@@ -21,14 +21,14 @@ from torch import Tensor
 from vflow.ops import gpu, native
 from vflow.ops.launchers.call import call_cpu, call_cuda
 
-BACKENDS = ("reference", "cpu", "triton", "cuda")
+BACKENDS = ("reference", "cpu", "triton", "cuda", "exact")
 ENVIRONMENT_VARIABLE = "VFLOW_BACKEND"
 ANY_DTYPE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 # Nobody has measured CUDA's kernels against Triton's on a device yet. Whoever does tells it
 # operation by operation, by `Operation(..., first="cuda")`.
 _BEST_FIRST = {"cpu": ("cpu", "reference"), "cuda": ("triton", "cuda", "reference")}
-_DEVICES = {"cpu": ("cpu",), "triton": ("cuda",), "cuda": ("cuda",)}
+_DEVICES = {"cpu": ("cpu",), "triton": ("cuda",), "cuda": ("cuda",), "exact": ("cpu",)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,11 @@ def native_cpu(launch: Callable[..., Any], **options: Any) -> Implementation:
         dtypes=tuple(native.DTYPES),
         missing=native.cpu_missing(),
     )
+
+
+def exact_cpu(launch: Callable[..., Any]) -> Implementation:
+    """An implementation whose every bit depends on its inputs alone (`vflow.ops.exact`)."""
+    return Implementation(launch=launch, dtypes=(torch.float32,), missing=native.cpu_missing())
 
 
 def native_cuda(launch: Callable[..., Any], **options: Any) -> Implementation:
@@ -99,8 +104,19 @@ def order(operation: str, device_type: str) -> tuple[str, ...]:
 
 
 def implementation(operation: str, name: str) -> Implementation:
-    """The implementation of a backend that `choose` has given."""
+    """The implementation of a backend that `choose` has given.
+
+    Raises:
+        ValueError: If it has none, as of the gradient of an exact operation.
+    """
+    if name not in _implementations[operation]:
+        raise ValueError(f"backend '{name}' has no {operation}")
     return _implementations[operation][name]
+
+
+def is_exact() -> bool:
+    """Whether the backend "exact" is forced: networks then compute the same bits everywhere."""
+    return _forced == "exact"
 
 
 def choose(operation: str, x: Tensor) -> str:
@@ -148,7 +164,8 @@ def use_backend(name: str) -> Iterator[None]:
     The choice holds for the whole process, all threads included, like torch's own backend flags.
 
     Args:
-        name: "reference", "cpu", "triton" or "cuda".
+        name: "reference", "cpu", "triton", "cuda", or "exact", which computes the same bits on
+            every machine, runs the couplings' networks in float32, and has no gradients.
 
     Raises:
         ValueError: If there is no such backend or nothing of it can run here. An operation that the
@@ -256,8 +273,8 @@ def _asked_once(ask: Callable[[int], tuple[int, int]], index: int) -> tuple[int,
 
 
 # As torch.compiler.assume_constant_result marks them, which would import the compiler.
-for _function in (_reason_missing, _capability):
-    setattr(_function, "_dynamo_marked_constant", True)  # noqa: B010 (mypy knows no such attribute)
+vars(_reason_missing)["_dynamo_marked_constant"] = True
+vars(_capability)["_dynamo_marked_constant"] = True
 
 
 def _unusable(name: str) -> str | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vflow.ops.backend import Implementation, native_cpu, native_cuda, triton_gpu
+from vflow.ops import exact
+from vflow.ops.backend import Implementation, exact_cpu, native_cpu, native_cuda, triton_gpu
 from vflow.ops.checks import check_dropout, check_rank, check_tensor
 from vflow.ops.dropout import draw_seed
 from vflow.ops.launchers import concat_elu as launchers
@@ -57,6 +58,7 @@ _concat_elu = Operation(
     cpu=native_cpu(launchers.concat_elu),
     triton=triton_gpu("concat_elu", "concat_elu"),
     cuda=native_cuda(launchers.concat_elu),
+    exact=exact_cpu(exact.concat_elu),
 )
 _concat_elu_dropout_backward = Operation(
     "concat_elu_dropout_backward",

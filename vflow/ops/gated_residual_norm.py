@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vflow.ops.backend import Implementation, native_cpu, native_cuda, triton_gpu
+from vflow.ops import exact
+from vflow.ops.backend import Implementation, exact_cpu, native_cpu, native_cuda, triton_gpu
 from vflow.ops.checks import check_device, check_rank, check_shape, check_tensor
 from vflow.ops.launchers import gated_residual_norm as launchers
 from vflow.ops.library import Operation
@@ -70,4 +71,5 @@ _gated_residual_norm = Operation(
     cpu=native_cpu(launchers.gated_residual_norm),
     triton=triton_gpu("gated_residual_norm", "gated_residual_norm"),
     cuda=native_cuda(launchers.gated_residual_norm),
+    exact=exact_cpu(exact.gated_residual),
 )

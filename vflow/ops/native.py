@@ -13,7 +13,7 @@ import torch
 
 from vflow.ops import gpu
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 # Another folder, of a build with sanitizers for instance, may be named in the environment.
 LIBRARY_FOLDER = Path(
     os.environ.get("VFLOW_LIBRARY_FOLDER", Path(__file__).resolve().parent.parent / "_lib")
@@ -73,6 +73,26 @@ FUNCTIONS = {
     "self_attention_backward": Function([_P] * 6, 4, cuda=False),
 }
 
+# The coder's and the exact functions, the CPU's alone: what they take before the threads.
+CODING_FUNCTIONS = {
+    "coder_push_bits": [_P, _P, _I64, _INT],
+    "coder_pop_bits": [_P, _P, _I64, _INT],
+    "coder_push_normal": [_P, _P, _I64, _INT, _P],
+    "coder_pop_normal": [_P, _P, _I64, _INT, _P],
+    "coder_cells": [_P, *[_P] * 4, _I64, _INT],
+    "coder_cells_inverse": [_P, *[_P] * 5, _I64, _INT],
+    "coder_scale": [_P, *[_P] * 5, _I64, _I64],
+    "coder_scale_inverse": [_P, *[_P] * 5, _I64, _I64],
+    "exact_mixture_cells": [_INT, *[_P] * 4, _I64, _I64, *[_INT] * 3],
+    "exact_mixture_find": [_INT, *[_P] * 5, _I64, _I64, *[_INT] * 3],
+    "exact_function": [_INT, _P, _P, _I64],
+    "exact_lift": [_P, _P, _I64, _I64, _INT, _INT],
+    "exact_convolution": [*[_P] * 4, *[_I64] * 5, _INT],
+    "exact_concat_elu": [_P, _P, _I64, _I64],
+    "exact_gated_residual": [*[_P] * 5, _I64, _I64],
+    "exact_attention": [_P, _P, *[_I64] * 4],
+}
+
 
 class LibraryMissing(Exception):
     """A native library cannot be used; the message says why."""
@@ -119,6 +139,7 @@ def load_cpu(path: Path) -> ctypes.CDLL:
         LibraryMissing: If that fails.
     """
     signatures = {name: [*f.leading_arguments(), _INT] for name, f in FUNCTIONS.items()}
+    signatures |= {name: [*types, _INT] for name, types in CODING_FUNCTIONS.items()}
     library = _load(path, "vflow_cpu_", signatures, "cmake and a C++ compiler")
     library.vflow_cpu_target.restype = ctypes.c_char_p
     return library

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vflow.ops import backend, gpu, native
-from vflow.ops.backend import Implementation, native_cpu
+from vflow.ops import backend, exact, gpu, native
+from vflow.ops.backend import Implementation, exact_cpu, native_cpu
 from vflow.ops.checks import check_tensor, logdet_dtype
 from vflow.ops.launchers import self_attention as launchers
 from vflow.ops.library import Operation
@@ -41,6 +41,8 @@ def self_attention(qkv: Tensor) -> Tensor:
         raise ValueError(f"qkv must have shape [B, N, 3, heads, d], got {tuple(qkv.shape)}")
     if transformed((qkv,)) or backend.choose(_self_attention.name, qkv) == "cpu":
         return _self_attention(qkv)[0]
+    if backend.is_exact():
+        return exact.self_attention(qkv)
     heads = reference.attend(qkv)  # with what PyTorch saves for its own gradient
     if heads.requires_grad and not torch.compiler.is_compiling():
         return _DifferentiableAgain.apply(heads, qkv)
@@ -84,16 +86,17 @@ def _empty(qkv: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def _on_gpu(launch: Callable[..., Any]) -> dict[str, Any]:
-    """PyTorch's own kernel among those of the GPU backends: a model can run on one as a whole."""
-    return {
-        "triton": Implementation(
-            launch=launch, missing=gpu.triton_missing, capability=gpu.LEAST_CAPABILITY
-        ),
-        "cuda": Implementation(
-            launch=launch, missing=native.cuda_missing, capability=native.LEAST_CAPABILITY
-        ),
-    }
+def _triton(launch: Callable[..., Any]) -> Implementation:
+    """PyTorch's own kernel among those of a GPU backend: a model can run on them as a whole."""
+    return Implementation(
+        launch=launch, missing=gpu.triton_missing, capability=gpu.LEAST_CAPABILITY
+    )
+
+
+def _cuda(launch: Callable[..., Any]) -> Implementation:
+    return Implementation(
+        launch=launch, missing=native.cuda_missing, capability=native.LEAST_CAPABILITY
+    )
 
 
 _self_attention_backward = Operation(
@@ -102,7 +105,8 @@ _self_attention_backward = Operation(
     fake=lambda grad, grad_log_total, qkv, output, log_total: qkv.new_empty(qkv.shape),
     reference=Implementation(launch=reference.self_attention_backward),
     cpu=native_cpu(launchers.self_attention_backward),
-    **_on_gpu(reference.self_attention_backward),
+    triton=_triton(reference.self_attention_backward),
+    cuda=_cuda(reference.self_attention_backward),
 )
 _self_attention = Operation(
     "self_attention",
@@ -113,6 +117,8 @@ _self_attention = Operation(
     # All scores again would cost more than the little that is kept: the outputs.
     saves_outputs=True,
     reference=Implementation(launch=reference.self_attention),
+    exact=exact_cpu(exact.self_attention),
     cpu=native_cpu(launchers.self_attention),
-    **_on_gpu(reference.self_attention),
+    triton=_triton(reference.self_attention),
+    cuda=_cuda(reference.self_attention),
 )

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from vflow.fields import require_number, take_plain_numbers
 from vflow.flows.couplings.base import COUPLINGS, Coupling
+from vflow.ops import exact
+from vflow.ops.coder import Affine, Coder
 
 
 class AffineCoupling(Coupling):
@@ -37,6 +39,19 @@ class AffineCoupling(Coupling):
         """Undo the shift and the scale."""
         log_scale, shift = self._log_scale_and_shift(params)
         return (y - shift) * (-log_scale).exp(), -log_scale.flatten(1).sum(1)
+
+    def code_elements(self, x: Tensor, params: Tensor, coder: Coder) -> Tensor:
+        """Scale and shift whole numbers."""
+        return coder.affine(x, self._affine(params))
+
+    def uncode_elements(self, y: Tensor, params: Tensor, coder: Coder) -> Tensor:
+        """Undo the shift and the scale."""
+        return coder.affine_inverse(y, self._affine(params))
+
+    def _affine(self, params: Tensor) -> Affine:
+        raw, shift = params.double().unbind(-1)
+        log_scale = self.bound * exact.function("tanh", raw / self.bound)
+        return Affine(exact.function("exp", log_scale), shift)
 
     def resting(self) -> Tensor:
         """No scale, no shift."""

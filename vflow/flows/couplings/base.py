@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vflow.flows.base import Flow, Halves
 from vflow.flows.embedding import CannotEmbed, Places
 from vflow.kinds import Kinds
+from vflow.ops.coder import Coder, to_float
 
 COUPLINGS = Kinds("coupling")
 """The couplings by name; each file of this folder registers its own."""
@@ -74,6 +75,29 @@ class Coupling(Flow):
         """Transform the second half back."""
         x2, logdet = self.untransform(y[1], self._params(y[0], context))
         return (y[0], x2), logdet
+
+    def code(self, x: Halves, coder: Coder, context: Tensor | None = None) -> Halves:
+        """`forward` of whole numbers."""
+        return x[0], self.code_elements(x[1], self._params_of_numbers(x[0], context), coder)
+
+    def code_inverse(self, y: Halves, coder: Coder, context: Tensor | None = None) -> Halves:
+        """`inverse` of whole numbers."""
+        return y[0], self.uncode_elements(y[1], self._params_of_numbers(y[0], context), coder)
+
+    def code_elements(self, x: Tensor, params: Tensor, coder: Coder) -> Tensor:
+        """`transform` of whole numbers x [B, ..., C2], int64 over 2^32; params are float.
+
+        Raises:
+            ValueError: If the coupling has no coding rule.
+        """
+        raise ValueError(f"{type(self).__name__} has no coding rule: it cannot compress")
+
+    def uncode_elements(self, y: Tensor, params: Tensor, coder: Coder) -> Tensor:
+        """Undo `code_elements`, numbers and bits alike."""
+        raise ValueError(f"{type(self).__name__} has no coding rule: it cannot decompress")
+
+    def _params_of_numbers(self, x1: Tensor, context: Tensor | None) -> Tensor:
+        return self._params(to_float(x1, next(self.net.parameters()).dtype), context)
 
     def _params(self, x1: Tensor, context: Tensor | None) -> Tensor:
         return self.net(x1, context).unflatten(-1, (-1, self.parameters_per_element))

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from vflow.flows.couplings.base import COUPLINGS, Coupling
+from vflow.ops import exact
+from vflow.ops.coder import Affine, Coder
 
 SIGMA_FLOOR = 1e-6
 
@@ -40,6 +42,19 @@ class GaussianAffineCoupling(Coupling):
         """Colour again."""
         mean, sigma = self._mean_and_sigma(params)
         return y * sigma + mean, sigma.log().flatten(1).sum(1)
+
+    def code_elements(self, x: Tensor, params: Tensor, coder: Coder) -> Tensor:
+        """Whiten whole numbers."""
+        return coder.affine(x, self._affine(params))
+
+    def uncode_elements(self, y: Tensor, params: Tensor, coder: Coder) -> Tensor:
+        """Colour them again."""
+        return coder.affine_inverse(y, self._affine(params))
+
+    def _affine(self, params: Tensor) -> Affine:
+        mean, log_sigma = params.double().unbind(-1)
+        sigma = exact.function("exp", log_sigma) + SIGMA_FLOOR
+        return Affine(1 / sigma, -mean / sigma)
 
     def resting(self) -> Tensor:
         """Mean 0, sigma 1."""

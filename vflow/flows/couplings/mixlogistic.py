@@ -11,6 +11,7 @@ from vflow.fields import require_bool, require_int, take_plain_numbers
 from vflow.flows.couplings.base import COUPLINGS, Coupling
 from vflow.flows.embedding import CannotEmbed
 from vflow.ops import mixlogistic, mixlogistic_inverse
+from vflow.ops.coder import Coder
 
 
 class MixLogisticCoupling(Coupling):
@@ -37,6 +38,14 @@ class MixLogisticCoupling(Coupling):
     def untransform(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Its inverse."""
         return mixlogistic_inverse(y, params, self.squash)
+
+    def code_elements(self, x: Tensor, params: Tensor, coder: Coder) -> Tensor:
+        """Linear within cells of 2^-14."""
+        return coder.mixture(x, params, self.squash)
+
+    def uncode_elements(self, y: Tensor, params: Tensor, coder: Coder) -> Tensor:
+        """Likewise."""
+        return coder.mixture_inverse(y, params, self.squash)
 
     def resting(self) -> Tensor:
         """Equal logistics of mean 0 and scale 1, whose CDF the logit undoes."""

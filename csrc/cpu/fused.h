@@ -1,0 +1,29 @@
+// a * b + c with one rounding, said so: the only way in which a product and a sum may become one where files
+// are compiled without contraction. Without an instruction for it this calls the C library's fma, which is
+// slow and exact.
+#pragma once
+
+#include <math.h>
+
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#include "simd.h"
+
+namespace vflow::VFLOW_TARGET {
+
+VFLOW_INLINE FloatVector fused(FloatVector a, FloatVector b, FloatVector c) {
+#if defined(__FMA__)
+  return bits_as<FloatVector>(VFLOW_INTRINSIC(fmadd_ps)(bits_as<FloatRegister>(a), bits_as<FloatRegister>(b),
+                                                        bits_as<FloatRegister>(c)));
+#elif defined(__aarch64__)
+  return bits_as<FloatVector>(
+      vfmaq_f32(bits_as<float32x4_t>(c), bits_as<float32x4_t>(a), bits_as<float32x4_t>(b)));
+#else
+  for (size_t i = 0; i < sizeof(a) / sizeof(a[0]); ++i) c[i] = fmaf(a[i], b[i], c[i]);
+  return c;
+#endif
+}
+
+}  // namespace vflow::VFLOW_TARGET

@@ -1,0 +1,79 @@
+"""Which model an archive was written with, and in which arithmetic."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+
+import torch
+
+from vflow.compression.walk import encode_batch
+from vflow.models import ImageFlow
+from vflow.ops import use_backend
+from vflow.ops.coder import Coder
+
+ARITHMETICS = ("exact", "native")
+
+
+def model_digest(model: ImageFlow) -> str:
+    """SHA-256 of a model's class, config and tensors, in hexadecimal."""
+    digest = hashlib.sha256(type(model).__name__.encode())
+    digest.update(json.dumps(dataclasses.asdict(model.config), sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        if name == "_initialized":
+            continue
+        about = f"{name} {tensor.dtype} {tuple(tensor.shape)}"
+        digest.update(about.encode())
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(data.numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def arithmetic(model: ImageFlow, name: str) -> Iterator[None]:
+    """Within, the couplings' networks run in exact or in this machine's fastest arithmetic.
+
+    Dropout is off, and no gradients are kept.
+
+    Raises:
+        ValueError: If there is no such arithmetic, or no native library for it.
+    """
+    if name not in ARITHMETICS:
+        raise ValueError(f"arithmetic must be one of {', '.join(ARITHMETICS)}, got {name!r}")
+    training = model.training
+    model.eval()
+    try:
+        with use_backend("exact") if name == "exact" else contextlib.nullcontext():
+            yield
+    finally:
+        model.train(training)
+
+
+def require_codable(model: ImageFlow, name: str) -> None:
+    """Raise ValueError unless the model can be coded with in that arithmetic."""
+    if not isinstance(model, ImageFlow):
+        raise ValueError(f"model must be one of images, got {type(model).__name__}")
+    parameter = next(model.parameters())
+    if parameter.device.type != "cpu":
+        raise ValueError(f"model must be on the CPU to compress, got {parameter.device}")
+    if name == "exact" and parameter.dtype != torch.float32:
+        raise ValueError(
+            f"exact arithmetic needs a model of float32, got {parameter.dtype}; "
+            "the arithmetic native takes others"
+        )
+
+
+def probe(model: ImageFlow, batches: set[int]) -> str:
+    """A digest of what the model computes here, in batches of these sizes."""
+    digest = hashlib.sha256()
+    for batch in sorted(batches):
+        numbers = torch.arange(batch * model.dims, dtype=torch.int64)
+        images = (numbers * numbers * 31 + numbers * 7) // 64 % 256
+        coder = Coder(lend=True)
+        encode_batch(model, images.to(torch.uint8).view(batch, *model.data_shape), coder)
+        for lane in coder.lanes:
+            digest.update(lane.state.to_bytes(8, "little") + lane.words.tobytes())
+    return digest.hexdigest()
