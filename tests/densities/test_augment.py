@@ -178,6 +178,31 @@ def test_a_posterior_of_ones_own() -> None:
     torch.testing.assert_close(z, shifted(x, eps)[0])
 
 
+class Forgetful(Scaling):
+    """With a dropout that would make it no bijection."""
+
+    def __init__(self) -> None:
+        super().__init__(5)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return super().forward(self.dropout(x))
+
+
+def test_dropout_is_off_and_modes_are_kept() -> None:
+    flow = Forgetful()
+    wide = vflow.augment(flow, 3)
+    x = torch.randn(4, 2)
+    draws = [wide.log_prob(x, 3, generator=torch.Generator().manual_seed(0)) for _ in range(2)]
+    assert torch.equal(*draws)
+    assert wide.training
+    assert flow.dropout.training
+    flow.dropout.eval()
+    wide.sample(2)
+    assert wide.training
+    assert not flow.dropout.training
+
+
 def test_a_density_can_be_widened_again() -> None:
     inner = vflow.augment(Scaling(5), 2, shape=(3,))
     outer = Augmented(inner, inner.posterior, 1)
@@ -201,7 +226,7 @@ class Wrong(Scaling):
         (lambda: vflow.augment(Scaling(5), 0), "extra_dims must be an integer of at least 1"),
         (lambda: vflow.augment(Scaling(5), 3, "vector-glow"), "shape must be given for posterior"),
         (lambda: vflow.augment(Scaling(5), 3, "norml"), "did you mean normal?"),
-        (lambda: vflow.augment(Scaling(5), 3, 7), "posterior must be flow, normal"),
+        (lambda: vflow.augment(Scaling(5), 3, 7), "posterior must be flow, gaussian"),
         (
             lambda: vflow.augment(Scaling(5, 4, 4), 2, "flow", shape=(3, 4, 4)),
             "must have images [H, W, C]",

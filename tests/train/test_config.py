@@ -38,6 +38,11 @@ BAD_FLAGS = [
     ("--model.image-size 30", "image_size must have a height and width divisible by 4, got 30x30"),
     ("--model.dropout 1.0", "dropout must be a number in [0, 1), got 1.0"),
     ("--preset flowpp-tiny --model.posterior-blocks 1", "must be left out for flowpp-tiny"),
+    ("--model.set squish=1", "override must be one of"),
+    ("--model.set weight_std", "model.set must be NAME=VALUE, got 'weight_std'"),
+    ("--model.set blocks=3 --model.blocks 2", "model.set must leave blocks to --model.blocks"),
+    ("--model.set flow.filters=7", "filters must be a multiple of heads"),
+    ("--model.coupling splin", "did you mean spline?"),
     ("--optim.lr 0", "optim.lr must be a number above 0, got 0.0"),
     ("--optim.lr nan", "optim.lr must be a number above 0, got nan"),
     ("--optim.warmup -1", "optim.warmup must be an integer of at least 0, got -1"),
@@ -264,3 +269,22 @@ def test_defaults_are_the_papers_recipe():
     optim = config.optim
     assert (optim.lr, optim.warmup, optim.hold, optim.decay) == (0.0012, 2000, 50_000, 0.99999)
     assert (optim.min_lr, optim.clip, optim.ema) == (0.0003, 1.0, 0.999)
+
+
+def test_any_field_of_the_preset_is_a_flag(tmp_path, capsys):
+    changes = ['scales=[[["channel", 2]]]', "flow.filters=4", "weight_std=0.05", "coupling=spline"]
+    config = TrainConfig(out=tmp_path, preset="vflow-tiny", model=ModelOverrides(set=changes))
+    model = config.model_config()
+    assert model.flow.scales == ((("channel", 2),),)
+    assert model.flow.filters == 4
+    assert model.augment.posterior.filters == 8
+    assert model.augment.posterior.weight_std == model.flow.weight_std == 0.05
+    assert model.coupling.kind == "spline"
+    widened = TrainConfig(
+        out=tmp_path, preset="glow-tiny", model=ModelOverrides(extra_dims=2, posterior="gaussian")
+    )
+    assert widened.model_config().augment.channels == 2
+    assert ModelOverrides(set=("squash=False", "posterior=normal")).given() == {
+        "squash": False,
+        "posterior": "normal",
+    }

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vflow.densities.importance import log_mean_exp
+from vflow.densities.modes import evaluating
 from vflow.flows import Flow, Shape, Shapes
 
 LOG_2PI = math.log(2 * math.pi)
@@ -149,7 +150,8 @@ class Density(nn.Module):
     ) -> Tensor:
         """log p(x) by importance sampling (VFlow, Chen et al., 2020, Eq. 5); exact without noise.
 
-        A lower bound in expectation that rises with `samples`; with one it is the ELBO.
+        A lower bound in expectation that rises with `samples`; with one it is the ELBO. Dropout is
+        off, whatever the parts' modes.
 
         Args:
             x: [B, *shape].
@@ -164,10 +166,11 @@ class Density(nn.Module):
         self.see(tuple(x.shape[1:]))
         samples = samples if self.noise_shapes() else 1
         chunk = max(1, ROWS_AT_ONCE // samples) if chunk is None else chunk
-        parts = [
-            log_mean_exp(lambda rows, _: self.elbo(rows, generator), part, samples)[1]
-            for part in x.split(chunk)
-        ]
+        with evaluating(self):
+            parts = [
+                log_mean_exp(lambda rows, _: self.elbo(rows, generator), part, samples)[1]
+                for part in x.split(chunk)
+            ]
         return torch.cat(parts).to(self._like(x).dtype)
 
     @torch.no_grad()
@@ -181,7 +184,8 @@ class Density(nn.Module):
             temperature: Standard deviation of the latent.
             generator: Where the latent is drawn from; the global one if None.
         """
-        return self.decode(self.draw_latent(n, temperature, generator))
+        with evaluating(self):
+            return self.decode(self.draw_latent(n, temperature, generator))
 
     def complete(
         self, x: Tensor, noise: dict[str, Tensor], generator: torch.Generator | None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from vflow.models.config import FlowPlusPlusConfig
 from vflow.models.image_flow import ImageFlow
 
 
@@ -14,8 +13,6 @@ class FlowPlusPlus(ImageFlow):
     Args:
         config: A `ModelConfig` of that flow without extra dimensions, or a `FlowPlusPlusConfig`.
     """
-
-    config_class = FlowPlusPlusConfig
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)

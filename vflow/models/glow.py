@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -27,7 +27,7 @@ class GlowConfig:
     """Width of the couplings' networks."""
     layers: int = 2
     """Hidden layers of the couplings' networks."""
-    negative_slope: float = field(default=NEGATIVE_SLOPE, metadata={"before": 0.0})
+    negative_slope: float = NEGATIVE_SLOPE
     """Of the networks' leaky ReLU; 0 for ReLU, whose units die in long training."""
 
     def __post_init__(self) -> None:
@@ -51,8 +51,6 @@ class GlowConfig:
 
 class Glow(VectorFlow):
     """Glow on R^D, or, given a context, a conditional one: it serves as q(z|x) too."""
-
-    config_class = GlowConfig
 
     def rsample(
         self, context: Tensor | None = None, eps: Tensor | None = None

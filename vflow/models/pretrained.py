@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -29,7 +29,6 @@ T = TypeVar("T", bound="Pretrained")
 class Pretrained(PyTorchModelHubMixin, library_name="vflow", tags=["normalizing-flow"]):
     """Saving and loading of a model whose __init__ takes a `ModelConfig`."""
 
-    config_class: ClassVar[type] = ModelConfig
     config: ModelConfig
 
     def save_pretrained(

@@ -53,8 +53,6 @@ class ResidualFlow(VectorFlow):
     Jacobian [B, D, D] a block; `estimate_log_prob` trains in many dimensions without one.
     """
 
-    config_class = ResidualFlowConfig
-
     def estimate_log_prob(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """A random estimate of log p(x), unbiased and differentiable: a loss, no likelihood.
 

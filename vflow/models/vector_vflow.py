@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ class VectorVFlowConfig:
     """Width of the networks."""
     layers: int = 2
     """Hidden layers of the networks."""
-    negative_slope: float = field(default=NEGATIVE_SLOPE, metadata={"before": 0.0})
+    negative_slope: float = NEGATIVE_SLOPE
     """Of the couplings' leaky ReLU; 0 for ReLU, whose units die in long training."""
     coefficient: float = COEFFICIENT
     """Largest Lipschitz constant of a residual block's network, in (0, 1)."""
@@ -81,7 +81,6 @@ class VectorVFlow(Pretrained, nn.Module):
         config: A `ModelConfig` of vectors with extra dimensions, or a `VectorVFlowConfig`.
     """
 
-    config_class = VectorVFlowConfig
     density: Augmented
 
     def __init__(self, config: Any) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import nn
 
-from vflow.models.config import VFlowConfig
 from vflow.models.image_flow import ImageFlow
 from vflow.models.widening import widen
 
@@ -17,8 +16,6 @@ class VFlow(ImageFlow):
     Args:
         config: A `ModelConfig` with extra dimensions, of any flow of images, or a `VFlowConfig`.
     """
-
-    config_class = VFlowConfig
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)

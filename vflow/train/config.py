@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,32 +52,55 @@ class ModelOverrides:
     """Logistics K in each mixture, those of r(u|x) and q(z|x) too."""
     heads: int | None = None
     """Attention heads."""
+    coupling: str | None = None
+    """Kind of the couplings: mixlogistic, affine, spline, ..."""
+    squash: bool | None = None
+    """Whether mixture-of-logistics couplings squash the CDF to [0.05, 0.95] before the logit."""
+    attention: bool | None = None
+    """Whether the couplings of the flow and of r(u|x) have attention."""
     extra_dims: int | None = None
-    """Channels of z (VFlow only)."""
+    """Channels of z; a preset without any is widened."""
+    posterior: str | None = None
+    """Kind of q(z|x): flow, gaussian or normal."""
     posterior_blocks: int | None = None
-    """Gated blocks in each coupling of q(z|x) (VFlow only)."""
+    """Gated blocks of q(z|x)."""
+    posterior_attention: bool | None = None
+    """Whether the couplings of q(z|x) have attention."""
+    dequantizer: str | None = None
+    """Kind of r(u|x): flow or uniform."""
     dequantizer_blocks: int | None = None
     """Gated blocks in each coupling of r(u|x)."""
-    posterior_attention: bool | None = None
-    """Whether the couplings of q(z|x) have attention (VFlow only)."""
     in_channels: int | None = None
     """Channels of an image; the data's if left out."""
     image_size: ImageSize = None
     """Height and width of the model's images; the data's if left out."""
     dropout: float | None = None
     """Dropout probability in the couplings' networks."""
+    set: tuple[str, ...] = ()
+    """Any other field of the preset's config, as NAME=VALUE; scales=[[["channel",2]]] is JSON."""
 
     def __post_init__(self) -> None:
-        """Read `image_size`.
+        """Read `image_size` and `set`.
 
         Raises:
-            ValueError: If it is none.
+            ValueError: If one cannot be read.
         """
         _read_size(self, "model.image_size")
+        object.__setattr__(self, "set", tuple(self.set))
+        for change in self.set:
+            name, equals, _ = str(change).partition("=")
+            if not name or not equals:
+                raise ValueError(f"model.set must be NAME=VALUE, got {change!r}")
+            if getattr(self, name, None) is not None:
+                raise ValueError(f"model.set must leave {name} to --model.{name}, got both")
 
     def given(self) -> dict[str, Any]:
         """The overrides that were given, as `create_model` takes them."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        fields = {k: v for k, v in vars(self).items() if v is not None and k != "set"}
+        for change in self.set:
+            name, _, value = change.partition("=")
+            fields[name] = _value_of(value)
+        return fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,7 +296,16 @@ class TrainConfig:
         fields["out"] = str(self.out_path)
         fields["data_root"] = None if self.data_root is None else str(self.data_root)
         fields["optim"]["betas"] = list(fields["optim"]["betas"])
+        fields["model"]["set"] = list(fields["model"]["set"])
         return fields
+
+
+def _value_of(text: str) -> Any:
+    """A value from the command line: JSON, Python's True and False, or else a word."""
+    try:
+        return json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
+    except json.JSONDecodeError:
+        return text
 
 
 def _read_size(config: Any, name: str) -> None:
