@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import vflow
-from vflow import codecs
+from vflow import codecs, compression
 from vflow.data import load_images
-from vflow.demo import DemoConfig, demo, table
+from vflow.demo import ARCHIVE, DemoConfig, demo, files, table
 
 PICTURES = ("samples.png", "side_by_side.png", "curves.png")
 
@@ -34,6 +35,12 @@ def test_the_whole_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert (evaluation["images"], evaluation["samples"]) == (5, 2)
     text = capsys.readouterr().out
     assert table(results) in text
+    assert files(results) in text
+    data = (out / ARCHIVE).read_bytes()
+    assert results["archive_bytes"] == len(data)
+    assert f"{len(data):,}" in files(results)
+    model = vflow.load_model(out / "run" / "model")
+    assert torch.equal(compression.decode(model, data), images)
     assert all(name in text for name in PICTURES)
     assert vflow.load_model(out / "run" / "model").initialized
 

@@ -17,6 +17,7 @@ import tyro
 from torch import Tensor
 
 from vflow.codecs import codec_bits_per_dim
+from vflow.compression.commands import CompressConfig, compress
 from vflow.console import one_line_errors
 from vflow.evaluate import EvaluateConfig, evaluate, open_images, open_model
 from vflow.fields import take_plain_numbers
@@ -37,6 +38,7 @@ OPTIM = OptimConfig(lr=0.002, warmup=50, hold=STEPS // 2, decay=0.995, min_lr=0.
 SHOWN = 64
 """Images in each picture."""
 TEMPERATURE = 0.9
+ARCHIVE = "photos.vflow"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,15 @@ class DemoConfig:
             optim=OPTIM,
         )
 
+    def compression(self) -> CompressConfig:
+        """The archive of the held-out images."""
+        return CompressConfig(
+            model=str(Path(self.out) / "run"),
+            data="photos",
+            count=self.images,
+            out=Path(self.out) / ARCHIVE,
+        )
+
     def evaluation(self) -> EvaluateConfig:
         """The evaluation of the finished model."""
         return EvaluateConfig(
@@ -123,6 +134,8 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     evaluation = evaluate(config.evaluation())
     model = open_model(out / "run")
     images = open_images(model, "photos", "test")[: config.images]
+    print("Compressing them with it, and decoding the file to compare.", flush=True)
+    archive = compress(config.compression())
     results: dict[str, Any] = {
         "images": f"{len(images)} held-out crops of photographs, {_size(images)}",
         "bits_per_dim": {
@@ -130,6 +143,8 @@ def demo(config: DemoConfig) -> dict[str, Any]:
             "vflow_bound": evaluation["elbo_bits_per_dim"]["mean"],
             "vflow": evaluation["bits_per_dim"]["mean"],
         },
+        "archive_bytes": archive["bytes"],
+        "values": images.numel(),
         "stderr": evaluation["bits_per_dim"]["stderr"],
         "samples": config.samples,
         "steps": config.steps,
@@ -145,8 +160,21 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     levels = {"PNG": results["bits_per_dim"]["png"], "WebP": results["bits_per_dim"]["webp"]}
     save_curves({"VFlow": out / "run" / "metrics.jsonl"}, out / "curves.png", title, levels)
     write_json(out / "results.json", results)
-    print(f"\n{table(results)}\n\n{_closing(config)}")
+    print(f"\n{table(results)}\n\n{files(results)}\n\n{_closing(config)}")
     return results
+
+
+def files(results: dict[str, Any]) -> str:
+    """The sizes of real files of the same images."""
+    bits, values = results["bits_per_dim"], results["values"]
+    rows = [
+        ("PNG", round(bits["png"] * values / 8)),
+        ("WebP", round(bits["webp"] * values / 8)),
+        (f"{ARCHIVE}, decoded and compared", results["archive_bytes"]),
+    ]
+    width = max(len(name) for name, _ in rows)
+    head = "As files, in bytes; PNG and WebP each of all images in one picture"
+    return "\n".join([head, "", *(f"  {name:<{width}}  {size:>9,}" for name, size in rows)])
 
 
 def table(results: dict[str, Any]) -> str:
@@ -173,6 +201,7 @@ def _closing(config: DemoConfig) -> str:
             "  samples.png       images that the model made up",
             "  side_by_side.png  photographs it has not seen, and its samples",
             "  curves.png        how it learned",
+            f"  {ARCHIVE}      those photographs without loss (vflow list, vflow decompress)",
             "  results.json      the numbers above",
             "  run/              the training run; run/model/ is what vflow.load_model loads",
             f"More samples: vflow sample {out}/run -n 100 --temperature 0.8 --out more.png",
@@ -186,7 +215,8 @@ def _clean(out: Path) -> None:
     for folder in ("run", "evaluations"):
         if (out / folder).is_dir():
             shutil.rmtree(out / folder)
-    for name in ("samples.png", "side_by_side.png", "curves.png", "results.json"):
+    names = ("samples.png", "side_by_side.png", "curves.png", "results.json", ARCHIVE)
+    for name in names:
         (out / name).unlink(missing_ok=True)
 
 
