@@ -59,6 +59,8 @@ def test_low_temperature_draws_near_the_latents_centre(model: Any) -> None:
     centre = model.decode(torch.zeros_like(model.encode(torch.zeros(1, 3, 8, 8).byte())))
     cold = draw_samples(model, 4, temperature=1e-4).float()
     assert (cold - centre).abs().max() < 2
+    mode = draw_samples(model, 3, temperature=0)
+    assert torch.equal(mode, centre.floor().clamp(0, 255).byte().expand(3, -1, -1, -1))
     assert (draw_samples(model, 4).float() - centre).abs().max() > 20
 
 
@@ -89,11 +91,10 @@ def test_places_of_its_own(make_config: Callable[..., SampleConfig], tmp_path: P
         ({"n": 0}, r"^n must be an integer of at least 1, got 0$"),
         ({"n": -3}, r"^n must be an integer of at least 1, got -3$"),
         ({"batch_size": 0}, r"^batch_size must be an integer of at least 1, got 0$"),
-        ({"temperature": 0.0}, r"^temperature must be a positive number, got 0\.0$"),
-        ({"temperature": -1.0}, r"^temperature must be a positive number, got -1\.0$"),
-        ({"temperature": math.nan}, r"^temperature must be a positive number, got nan$"),
-        ({"temperature": math.inf}, r"^temperature must be a positive number, got inf$"),
-        ({"temperature": "hot"}, r"^temperature must be a positive number, got 'hot'$"),
+        ({"temperature": -1.0}, r"^temperature must be a number of at least 0, got -1\.0$"),
+        ({"temperature": math.nan}, r"^temperature must be a number of at least 0, got nan$"),
+        ({"temperature": math.inf}, r"^temperature must be a number of at least 0, got inf$"),
+        ({"temperature": "hot"}, r"^temperature must be a number of at least 0, got 'hot'$"),
         ({"seed": -1}, r"^seed must be an integer of at least 0, got -1$"),
         ({"device": "gpu"}, r"^device must be one of auto, cpu, cuda, got 'gpu'$"),
         ({"out": "{folder}/a.jpg"}, r"^out must end in \.png, got .*a\.jpg$"),

@@ -6,7 +6,6 @@ batches nor the number of samples changes it, beyond rounding before the pixels 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,7 +25,7 @@ from vflow.evaluate.opening import (
 from vflow.files import atomic_path
 from vflow.loading import find_model
 from vflow.models import ImageFlow
-from vflow.models.config import require_choice, require_int
+from vflow.models.config import require_choice, require_int, require_number
 from vflow.plots import save_image_grid
 from vflow.train.distributed import Ranks
 from vflow.train.randomness import Stream, mix
@@ -45,7 +44,8 @@ class SampleConfig:
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
     """How many; the picture shows the first 256."""
     temperature: float = 1.0
-    """Standard deviation of the latent; below 1 for cleaner, less varied samples."""
+    """Standard deviation of the latent; below 1 for cleaner, less varied samples, at 0 the one that
+    the latent's centre gives."""
     out: Path = Path("samples.png")
     """The picture, .png."""
     npz: Path | None = None
@@ -117,7 +117,7 @@ def draw_samples(
     Args:
         model: An image model.
         n: How many.
-        temperature: Standard deviation of the latent.
+        temperature: Standard deviation of the latent; 0 for its centre alone.
         seed: Seed of the latents. The same on every CPU; CUDA's random numbers differ.
         batch_size: Samples drawn at once.
         progress: Whether to show a progress bar on a terminal.
@@ -150,7 +150,5 @@ def draw_samples(
 
 
 def require_temperature(value: Any) -> None:
-    """Raise ValueError unless `value` is a positive, finite number."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < value < math.inf:
-        raise ValueError(f"temperature must be a positive number, got {value!r}")
+    """Raise ValueError unless `value` is a finite number of at least 0."""
+    require_number("temperature", value, least=0)
