@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,9 +87,90 @@ def test_no_command_shows_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert "usage: vflow COMMAND" in capsys.readouterr().out
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["--version"])
+@pytest.mark.parametrize("flag", ["--version", "-V", "version"])
+def test_version(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main([flag])
     assert capsys.readouterr().out == f"{vflow.__version__}\n"
+
+
+@pytest.mark.parametrize("args", [["help"], ["help", "train"], ["train", "-h"]], ids=" ".join)
+@pytest.mark.parametrize("columns", ["1", "20", "200"])
+def test_help(
+    args: list[str], columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert out.startswith("usage: vflow")
+    assert len(out) < 12_000, "in narrow columns, words come letter by letter"
+    assert os.environ["COLUMNS"] == columns
+
+
+@pytest.mark.parametrize("columns", ["1", "30", "200"])
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_hints_survive_frames_of_any_kind(
+    columns: str,
+    encoding: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    with pytest.raises(SystemExit):
+        main(["train", "--lr", "0.1", "--out", "r"])
+    assert capsys.readouterr().err == (
+        "vflow: error: Unrecognized options: --lr, 0.1; perhaps you meant --optim.lr or "
+        "--optim.min-lr (vflow train --help lists the flags)\n"
+    )
+
+
+def test_in_ascii(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = io.BytesIO()
+    data = f"npy:{folder / 'images.npy'}"
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(content, encoding="ascii"))
+    main(["evaluate", str(folder / "saved"), "--data", data, "--out", str(tmp_path / "a.json")])
+    assert " +- 0." in content.getvalue().decode("ascii")
+
+
+@pytest.mark.parametrize(
+    "command", ["evaluate", "sample", "train", "toy", "demo", "models", "info"]
+)
+def test_ctrl_c_is_one_line(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(COMMANDS, command, (interrupted, ""))
+    with pytest.raises(SystemExit) as stop:
+        main([command])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "vflow: interrupted\n"
+
+
+def test_ctrl_c_in_the_toy_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vflow.toy import training
+
+    monkeypatch.setattr(training, "CHUNK", 2)
+    chunk = training._chunk
+
+    def interrupting(experiment: Any, number: int) -> Any:
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return chunk(experiment, number)
+
+    monkeypatch.setattr(training, "_chunk", interrupting)
+    size = ["--dims", "2", "--steps", "1", "--hidden", "4"]
+    flags = [*size, "--iterations", "6", "--seeds", "1", "--points", "5"]
+    with pytest.raises(SystemExit) as stop:
+        main(["toy", *flags, "--out", str(tmp_path)])
+    assert stop.value.code == 130
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vflow: ")]
+    assert error == ["vflow: stopped by SIGINT at iteration 4; the same command goes on from there"]
 
 
 def test_models(capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,11 +216,35 @@ def test_train_evaluate_sample(
     ("command", "message"),
     [
         ("smaple model", "command must be one of train, evaluate, .* got 'smaple' (did you mean"),
-        ("sample", "MODEL"),
+        ("sample", "error: missing MODEL (vflow sample --help lists the flags)"),
+        ("evaluate", "error: missing MODEL, --data STR (vflow evaluate --help lists the flags)"),
         ("sample {model} -n 0", "n must be an integer of at least 1, got 0"),
         ("sample {model} -n two", "'two'"),
         ("sample {model} --temperature nan", "temperature must be a number of at least 0, got nan"),
-        ("sample {model} --temprature 1", "Unrecognized options: --temprature"),
+        (
+            "sample {model} --temprature 1",
+            "--temprature, 1; perhaps you meant --temperature (vflow",
+        ),
+        (
+            "train --out r --lr 0.1",
+            "--lr, 0.1; perhaps you meant --optim.lr or --optim.min-lr (vflow",
+        ),
+        ("train --out r --batch 3", "--batch, 3; perhaps you meant --batch-size ("),
+        ("train --out r --optim.warm 3", "perhaps you meant --optim.warmup"),
+        (
+            "train --out r --seeed 1 --stps 3",
+            "for --seeed perhaps you meant --seed; for --stps perhaps you meant --steps (",
+        ),
+        (
+            "train --out r --precision fp8",
+            "'fp8' .* '--precision'. Expected one of ('fp32', 'tf32'",
+        ),
+        ("train --out r --steps", "Missing value for argument '--steps'"),
+        ("train --out r --steps two", "--steps must be {None}|INT, got 'two' ("),
+        ("train --out r --optim.lr high", "--optim.lr must be FLOAT, got 'high' ("),
+        ("train --out r --optim.betas 0.9", "'--optim.betas'. Expected 2 values"),
+        ("toy --dim 3", "perhaps you meant --dims or --study-dims ("),
+        ("demo --image 3", "perhaps you meant --images ("),
         ("sample {model} --device tpu", "'tpu'"),
         ("sample {folder}/none", "none"),
         ("sample {folder}", "must hold a config.json"),
@@ -148,6 +256,10 @@ def test_train_evaluate_sample(
         ("evaluate {model} --data cifar10 --data-root {folder}", "cifar10"),
         ("evaluate {model} --data photos --samples 0", "samples must be an integer of at least 1"),
         ("evaluate {model} --data photos --out {folder}/x.txt", "out must end in .json"),
+        ("evaluate {model} --data photos --images 0", "images must be an integer of at least 1"),
+        ("evaluate {model} --data npy:{folder}/images.npy --out {folder}", "out must end in .json"),
+        ("evaluate {folder}/images.npy --data photos", "images.npy is a file of data"),
+        ("help smaple", "did you mean sample?"),
         ("models no-such-*", "pattern must match one of flowpp-cifar10"),
         ("info --verbose", "Unrecognized options: --verbose"),
         ("train --out {folder}/run --preset vflow-cifar11", "did you mean vflow-cifar10?"),

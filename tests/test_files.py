@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import subprocess
 import sys
@@ -40,6 +42,14 @@ def test_a_kill_leaves_no_half_file(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", program, str(path)], check=False)
     assert not path.exists()
+
+
+def test_json_has_no_nan(tmp_path: Path) -> None:
+    value = {"a": math.nan, "b": [1.5, -math.inf, (math.inf, "x")], "c": None, "d": {"e": True}}
+    write_json(tmp_path / "value.json", value)
+    text = (tmp_path / "value.json").read_text()
+    expected = {"a": None, "b": [1.5, None, [None, "x"]], "c": None, "d": {"e": True}}
+    assert json.loads(text, parse_constant=lambda name: pytest.fail(name)) == expected
 
 
 def test_json_that_does_not_parse_is_named(tmp_path: Path) -> None:

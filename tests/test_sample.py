@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 import vflow
+from vflow.cli import main
 from vflow.plots import save_image_grid
 from vflow.sample import SampleConfig, draw_samples, sample
 
@@ -63,6 +65,8 @@ def test_low_temperature_draws_near_the_latents_centre(model: Any) -> None:
     centre = model.decode(zeros if isinstance(latent, tuple) else zeros[0])
     cold = draw_samples(model, 4, temperature=1e-4).float()
     assert (cold - centre).abs().max() < 2
+    mode = draw_samples(model, 3, temperature=0)
+    assert torch.equal(mode, centre.floor().clamp(0, 255).byte().expand(3, -1, -1, -1))
     assert (draw_samples(model, 4).float() - centre).abs().max() > 20
 
 
@@ -138,3 +142,24 @@ def test_functions_check_too(model: Any) -> None:
         draw_samples(model, 1, temperature=math.nan)
     with pytest.raises(ValueError, match=r"^batch_size must be"):
         draw_samples(model, 1, batch_size=True)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 5])
+def test_any_number_of_channels(
+    channels: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The array holds them all, and the picture what can be shown; likelihoods count them all."""
+    tiny = {"filters": 4, "components": 2, "image_size": 8, "in_channels": channels}
+    made: Any = vflow.create_model("vflow-tiny", **tiny)
+    images = torch.randint(0, 256, (20, channels, 8, 8), dtype=torch.uint8)
+    made.initialize(images)
+    made.save_pretrained(tmp_path / "model")
+    np.save(tmp_path / "images.npy", images.permute(0, 2, 3, 1).numpy())
+    main(["sample", str(tmp_path / "model"), "-n", "3", "--out", str(tmp_path / "grid.png")])
+    with np.load(tmp_path / "grid.npz") as file:
+        assert file["images"].shape == (3, 8, 8, channels)
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.mode == ("RGB" if channels > 2 else "L")
+    data, out = f"npy:{tmp_path / 'images.npy'}", tmp_path / "results.json"
+    main(["evaluate", str(tmp_path / "model"), "--data", data, "--out", str(out)])
+    assert 5 < json.loads(out.read_text())["bits_per_dim"]["mean"] < 12

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import ParamSpec
 
+from vflow.streams import as_unix_tools_do
+
 P = ParamSpec("P")
 
 EXIT_ERROR = 1
@@ -32,13 +34,16 @@ def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
     """
 
     @functools.wraps(command)
+    @as_unix_tools_do
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interruption:
             if _is_first():
-                print("vflow: interrupted", file=sys.stderr)
+                print(f"vflow: {str(interruption) or 'interrupted'}", file=sys.stderr)
             raise SystemExit(EXIT_INTERRUPTED) from None
+        except BrokenPipeError:  # of our output, for nothing else here writes to a pipe
+            raise
         except (ValueError, OSError, RunStopped) as error:
             if os.environ.get("VFLOW_TRACEBACK") == "1":
                 raise

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
 from torch import Tensor
 
+from vflow.arguments import parse
 from vflow.codecs import codec_bits_per_dim
 from vflow.compression.commands import CompressConfig, compress
 from vflow.console import one_line_errors
@@ -227,7 +227,7 @@ def _size(images: Tensor) -> str:
 @one_line_errors
 def main() -> None:
     """`python -m vflow.demo`: as `vflow demo`."""
-    demo(tyro.cli(DemoConfig, prog="python -m vflow.demo"))
+    demo(parse(DemoConfig, "python -m vflow.demo"))
 
 
 if __name__ == "__main__":

@@ -47,7 +47,8 @@ class SampleConfig:
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
     """How many; the picture shows the first 256."""
     temperature: float = 1.0
-    """Standard deviation of the latent; below 1 for cleaner, less varied samples."""
+    """Standard deviation of the latent; below 1 for cleaner, less varied samples, at 0 the one that
+    the latent's centre gives."""
     out: Path = Path("samples.png")
     """The picture, .png."""
     npz: Path | None = None
@@ -120,7 +121,7 @@ def draw_samples(
     Args:
         model: An image model.
         n: How many.
-        temperature: Standard deviation of the latent.
+        temperature: Standard deviation of the latent; 0 for its centre alone.
         seed: Seed of the latents. The same on every CPU; CUDA's random numbers differ.
         batch_size: Samples drawn at once.
         progress: Whether to show a progress bar on a terminal.

@@ -14,14 +14,14 @@ from vflow.console import one_line_errors
 
 
 def _train(args: Sequence[str]) -> None:
-    from vflow.cli.arguments import parse
+    from vflow.arguments import parse
     from vflow.train import TrainConfig, train
 
     train(parse(TrainConfig, "vflow train", args))
 
 
 def _evaluate(args: Sequence[str]) -> None:
-    from vflow.cli.arguments import parse
+    from vflow.arguments import parse
     from vflow.evaluate import EvaluateConfig, evaluate, summary
     from vflow.train.distributed import Ranks
 
@@ -32,7 +32,7 @@ def _evaluate(args: Sequence[str]) -> None:
 
 
 def _sample(args: Sequence[str]) -> None:
-    from vflow.cli.arguments import parse
+    from vflow.arguments import parse
     from vflow.sample import SampleConfig, sample
 
     config = parse(SampleConfig, "vflow sample", args)
@@ -41,7 +41,7 @@ def _sample(args: Sequence[str]) -> None:
 
 
 def _score(args: Sequence[str]) -> None:
-    from vflow.cli.arguments import parse
+    from vflow.arguments import parse
     from vflow.scores.command import ScoreConfig, report, score
 
     config = parse(ScoreConfig, "vflow score", args)
@@ -49,14 +49,14 @@ def _score(args: Sequence[str]) -> None:
 
 
 def _report(args: Sequence[str]) -> None:
-    from vflow.cli.arguments import parse
+    from vflow.arguments import parse
     from vflow.report import ReportConfig, report
 
     print(f"written to {report(parse(ReportConfig, 'vflow report', args))}")
 
 
 def _compress(args: Sequence[str]) -> None:
-    from vflow.cli.arguments import parse
+    from vflow.arguments import parse
     from vflow.compression.commands import CompressConfig, compress, summary
 
     config = parse(CompressConfig, "vflow compress", args)
@@ -64,7 +64,7 @@ def _compress(args: Sequence[str]) -> None:
 
 
 def _decompress(args: Sequence[str]) -> None:
-    from vflow.cli.arguments import parse
+    from vflow.arguments import parse
     from vflow.compression.commands import DecompressConfig, decompress
 
     config = parse(DecompressConfig, "vflow decompress", args)
@@ -75,36 +75,36 @@ def _decompress(args: Sequence[str]) -> None:
 
 
 def _list(args: Sequence[str]) -> None:
-    from vflow.cli.arguments import parse
+    from vflow.arguments import parse
     from vflow.compression.commands import ListConfig, describe
 
     print(describe(parse(ListConfig, "vflow list", args)))
 
 
 def _models(args: Sequence[str]) -> None:
+    from vflow.arguments import parse
     from vflow.cli.about import ModelsConfig, describe_presets
-    from vflow.cli.arguments import parse
 
     print(describe_presets(parse(ModelsConfig, "vflow models", args).pattern))
 
 
 def _info(args: Sequence[str]) -> None:
+    from vflow.arguments import parse
     from vflow.cli.about import InfoConfig, describe_machine
-    from vflow.cli.arguments import parse
 
     parse(InfoConfig, "vflow info", args)
     print(describe_machine())
 
 
 def _demo(args: Sequence[str]) -> None:
-    from vflow.cli.arguments import parse
+    from vflow.arguments import parse
     from vflow.demo import DemoConfig, demo
 
     demo(parse(DemoConfig, "vflow demo", args))
 
 
 def _toy(args: Sequence[str]) -> None:
-    from vflow.cli.arguments import parse
+    from vflow.arguments import parse
     from vflow.toy import ToyConfig, toy
 
     toy(parse(ToyConfig, "vflow toy", args))
@@ -138,10 +138,12 @@ def main(args: Sequence[str] | None = None) -> None:
             one line on stderr.
     """
     args = sys.argv[1:] if args is None else list(args)
+    if args[:1] == ["help"]:
+        args = [*args[1:2], "--help"]
     if not args or args[0] in ("-h", "--help"):
         print(_usage())
         raise SystemExit(0 if args else 1)
-    if args[0] == "--version":
+    if args[0] in ("-V", "--version", "version"):
         from vflow import __version__
 
         print(__version__)
@@ -164,7 +166,7 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            "vflow COMMAND --help lists a command's flags; torchrun -m vflow COMMAND runs several",
+            "vflow help COMMAND lists a command's flags; torchrun -m vflow COMMAND runs several",
             "processes of train or evaluate.",
         ]
     )

@@ -15,7 +15,6 @@ import json
 import math
 import platform
 import re
-import sys
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -186,9 +185,7 @@ class _Evaluation:
             try:
                 self._evaluate(pending, known, mine)
             except KeyboardInterrupt:
-                if self.ranks.is_main:
-                    print("vflow: stopped; run the same command to go on", file=sys.stderr)
-                raise
+                raise KeyboardInterrupt("stopped; run the same command to go on") from None
         known += self.ranks.sum(mine)
         results = self._results(known.cpu())
         with self.ranks.together(device):

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vflow.files import atomic_path
+from vflow.files import atomic_path, naming, to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class ImageResults:
 
     def append(self, results: Iterable[ImageResult]) -> None:
         """Add results to this process's file."""
-        with open(self._mine, "a", encoding="utf-8") as file:
+        with naming(self._mine), open(self._mine, "a", encoding="utf-8") as file:
             file.write("".join(_line(asdict(result)) for result in results))
 
     def _files(self) -> list[Path]:
@@ -135,7 +135,7 @@ class ImageResults:
 
 
 def _line(value: dict[str, Any]) -> str:
-    return json.dumps(value) + "\n"
+    return to_json(value) + "\n"
 
 
 def _parse(line: str) -> dict[str, Any] | None:

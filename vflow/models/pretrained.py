@@ -61,7 +61,10 @@ class Pretrained(PyTorchModelHubMixin, library_name="vflow", tags=["normalizing-
         folder = Path(save_directory)
         tensors = {name: value.contiguous() for name, value in self.state_dict().items()}
         with atomic_path(folder / WEIGHTS_NAME) as path:
-            save_file(tensors, path, metadata={"format": "pt"})
+            try:
+                save_file(tensors, path, metadata={"format": "pt"})
+            except SafetensorError as error:  # which a full disk is to it
+                raise OSError(f"{folder / WEIGHTS_NAME} could not be written: {error}") from error
         write_json(folder / CONFIG_NAME, self.config.to_tree())
         if not (folder / CARD_NAME).exists():
             with atomic_path(folder / CARD_NAME) as path:

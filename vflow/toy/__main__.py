@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import tyro
-
+from vflow.arguments import parse
 from vflow.console import one_line_errors
 from vflow.toy import ToyConfig, toy
 
@@ -11,7 +10,7 @@ from vflow.toy import ToyConfig, toy
 @one_line_errors
 def main() -> None:
     """Run what the command line says."""
-    toy(tyro.cli(ToyConfig, prog="python -m vflow.toy"))
+    toy(parse(ToyConfig, "python -m vflow.toy"))
 
 
 if __name__ == "__main__":

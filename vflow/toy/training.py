@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,8 @@ def run(experiment: Experiment, folder: Path, quiet: bool = False) -> dict[str, 
     Raises:
         ValueError: If the folder is of another experiment, or a file in it is damaged.
         OSError: If the folder cannot be written.
-        RunStopped: If it is interrupted, or training diverges.
+        RunStopped: If it is told to stop by SIGTERM, or training diverges.
+        KeyboardInterrupt: After Ctrl-C, once its state is saved.
     """
     _claim(experiment, folder)
     if (folder / RESULTS_NAME).exists():
@@ -136,10 +138,9 @@ def _train(experiment: Experiment, stack: Stack, path: Path, quiet: bool) -> flo
                 _save(path, stack, optimizer, done, before + now - began)
                 saved = now
             if signals.received and done < total:
-                raise RunStopped(
-                    f"stopped by {signals.received.name} at iteration {done}; the same command "
-                    "goes on from there"
-                )
+                text = f"stopped by {signals.received.name} at iteration {done}; the same command "
+                kind = KeyboardInterrupt if signals.received == signal.SIGINT else RunStopped
+                raise kind(text + "goes on from there")
     return before + time.monotonic() - began
 
 
@@ -217,7 +218,10 @@ def _save(path: Path, stack: Stack, optimizer: torch.optim.Adam, done: int, seco
     tensors = {"parameters": stack.parameters, **state}
     about = {"iteration": done, "seconds": seconds}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"about": json.dumps(about)})
+        try:
+            save_file(tensors, temporary, metadata={"about": json.dumps(about)})
+        except SafetensorError as error:  # which a full disk is to it
+            raise OSError(f"{path} could not be written: {error}") from error
 
 
 def _load(path: Path, stack: Stack, optimizer: torch.optim.Adam) -> tuple[int, float]:
