@@ -104,7 +104,7 @@ def test_help(
     assert stop.value.code == 0
     out = capsys.readouterr().out
     assert out.startswith("usage: vflow")
-    assert len(out) < 12_000, "in narrow columns, words come letter by letter"
+    assert len(out) < 16_000, "in narrow columns, words come letter by letter"
     assert os.environ["COLUMNS"] == columns
 
 
@@ -263,7 +263,6 @@ def test_train_evaluate_sample(
         ("models no-such-*", "pattern must match one of flowpp-cifar10"),
         ("info --verbose", "Unrecognized options: --verbose"),
         ("train --out {folder}/run --preset vflow-cifar11", "did you mean vflow-cifar10?"),
-        ("train --preset vflow-tiny", "--out"),
         ("train --out {folder}/run --preset vflow-tiny --data none", "data must be one of"),
     ],
     ids=lambda value: value.replace("{", "").replace("}", ""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,8 +29,9 @@ def test_the_code_of_a_page_runs(
 ):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
+    names: dict[str, Any] = {}  # a page's blocks go on from one another
     for number, code in enumerate(_python(page), 1):
-        exec(compile(code, f"{page.name}, block {number}", "exec"), {})
+        exec(compile(code, f"{page.name}, block {number}", "exec"), names)
 
 
 @pytest.mark.parametrize("page", PROSE, ids=lambda p: p.relative_to(ROOT).as_posix())

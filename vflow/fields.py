@@ -8,7 +8,9 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """A number of NumPy's, or a tensor of no dimensions, as Python's own; all else as it is."""
+    """NumPy's numbers and tensors of no dimensions, in tuples too, as Python's; all else as is."""
+    if type(value) is tuple and any(plain(part) is not part for part in value):
+        return tuple(map(plain, value))
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         return value if getattr(value, "is_meta", False) else value.item()
     return value

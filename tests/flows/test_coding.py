@@ -7,11 +7,12 @@ import math
 import pytest
 import torch
 from torch import nn
-from vflow.models.steps import StepConfig
 
 from tests.ops.test_coder import same
 from vflow import flows
+from vflow.flows.couplings import MixLogisticSpec
 from vflow.flows.elementwise import PIXEL_BITS
+from vflow.models.builders.steps import Steps
 from vflow.nets import LipschitzMLP
 from vflow.ops.coder import GRID, Coder
 
@@ -122,10 +123,9 @@ def test_what_has_no_rule_says_so():
 
 
 def test_a_coupling_of_a_model_in_float32():
-    config = StepConfig(
-        blocks=1, filters=8, components=4, heads=2, dropout=0.0, squash=True, weight_std=0.01
-    )
-    layer, coder = config.coupling((4, 4, 2), (4, 4, 3)).eval(), Coder(lend=True)
+    mixture = MixLogisticSpec(components=4, squash=True)
+    steps = Steps(coupling=mixture, filters=8, blocks=1, heads=2, dropout=0.0, weight_std=0.01)
+    layer, coder = steps.make_coupling((4, 4, 2), (4, 4, 3)).eval(), Coder(lend=True)
     x = tuple((torch.randn(2, 4, 4, c).double() * GRID).long() for c in (2, 3))
     with torch.no_grad():
         y = layer.code(x, coder)

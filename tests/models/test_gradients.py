@@ -43,16 +43,19 @@ def test_the_inverse_by_the_implicit_function_theorem(squash: bool):
     assert torch.autograd.gradcheck(lambda y, p: mixlogistic_inverse(y, p, squash), inputs)
 
 
-def test_what_the_squash_clips_follows_nothing():
-    params = torch.zeros(1, 1, 1, 2, 8, dtype=torch.float64, requires_grad=True)
-    y = torch.tensor([[[[0.0, 5.0]]]], dtype=torch.float64, requires_grad=True)
-    x, _ = mixlogistic_inverse(y, params)
-    x.sum().backward()
+def test_what_the_squash_clips_follows_the_mixture_alone():
+    source = torch.Generator().manual_seed(0)
+    params = torch.randn(1, 1, 1, 2, 8, generator=source, dtype=torch.float64).requires_grad_()
+    y = torch.tensor([[[[0.0, 9.0]]]], dtype=torch.float64, requires_grad=True)
+    function = lambda y, p: mixlogistic_inverse(y, p)[0]  # noqa: E731
+    assert torch.autograd.gradcheck(function, (y, params))
+    function(y, params).sum().backward()
     assert y.grad is not None
     assert params.grad is not None
     assert y.grad[..., 0] != 0
     assert y.grad[..., 1] == 0
-    assert (params.grad[..., 1, :] == 0).all()
+    assert (params.grad[..., 1, :2] == 0).all()
+    assert (params.grad[..., 1, 4:6] != 0).all()
 
 
 def test_a_second_derivative_of_the_inverse_is_refused():

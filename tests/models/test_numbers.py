@@ -23,6 +23,8 @@ def test_counts(number: Any):
     assert model.log_prob(images, number(3), number(2)).shape == (2,)
     assert model.draw_noise(number(2))["eps_z"].shape == (2, 2, 8, 8)
     json.dumps(asdict(model.config))
+    oblong = vflow.create_model("vflow-tiny", image_size=(number(8), 12))
+    assert oblong.data_shape == (3, 8, 12)
 
 
 @pytest.mark.parametrize("number", [np.float32, np.float64, torch.tensor], ids=lambda n: n.__name__)

@@ -101,7 +101,10 @@ class ImageFlow(Pretrained, nn.Module):
         self._require_images(images)
         noise = self._noise(images, eps_u, eps_z, generator)
         if self.training and not self._is_initialized:
-            self._meet_first_batch(images, noise)
+            meet = self._meet_first_batch
+            if torch.compiler.is_compiling():  # eager PyTorch would import its compiler for this
+                meet = torch.compiler.disable(meet)
+            meet(images, noise)
         return self._elbo(images, **{k: _to_nhwc(v) for k, v in noise.items()})[1]
 
     def elbo(
@@ -416,7 +419,6 @@ class ImageFlow(Pretrained, nn.Module):
         )
         self.mark_initialized()
 
-    @torch.compiler.disable
     def _meet_first_batch(self, images: Tensor, noise: dict[str, Tensor]) -> None:
         """Initialise, unless the parameters come from somewhere already."""
         if self.initialized:

@@ -42,7 +42,7 @@ def mixlogistic_inverse(
     Returns:
         x like y, contiguous, and logdet [B] of the inverse map in nats: minus that of `mixlogistic`
         at x. Both can be differentiated once, by the implicit function theorem; a clipped x
-        follows neither y nor params.
+        follows the mixture alone.
 
     Raises:
         ValueError: If types, dtypes, devices or shapes do not fit, or a backend asked for by name
@@ -85,9 +85,11 @@ class _Implicit(torch.autograd.Function):
                 forward_logdet, (x, params), -grad_logdet.to(forward_logdet.dtype), True
             )
             along = (grad_x + by_x) / slope
-            if ctx.squash:
-                along = along.masked_fill(_is_clipped(y, saved_params), 0)
             (through,) = torch.autograd.grad(forward, params, -along)
+        if ctx.squash:  # a clipped x is a quantile of the mixture, whatever y, a and b are
+            clipped = _is_clipped(y, saved_params)
+            along = along.masked_fill(clipped, 0)
+            through[..., :2].masked_fill_(clipped.unsqueeze(-1), 0)
         return along, by_params + through, None
 
 

@@ -72,11 +72,14 @@ def measure(
         batch = images[start : start + size].to(model.device)
         _, log_prob = importance_sample(model, batch, numbers, samples, batch_size, seed)
         latents = _encode(model, batch, numbers, seed)
+        flat = torch.cat([part.flatten(1) for part in latents], 1)
         row = {
             "log_prob": log_prob,
-            "latent_norm": latent_norm(latents),
-            "latent_distance": latent_distance(latents),
-            "latent_autocorrelation": latent_autocorrelation(latents),
+            "latent_norm": latent_norm(flat),
+            "latent_distance": latent_distance(flat),
+            "latent_autocorrelation": torch.stack(
+                [latent_autocorrelation(part) for part in latents]
+            ).mean(0),
         }
         for name, values in row.items():
             found.setdefault(name, []).append(values.double().cpu())
@@ -87,12 +90,13 @@ def measure(
 
 
 @torch.inference_mode()
-def _encode(model: ImageFlow, images: Tensor, numbers: range, seed: int) -> Tensor:
-    """The images' latents under the noise of their first importance sample."""
+def _encode(model: ImageFlow, images: Tensor, numbers: range, seed: int) -> tuple[Tensor, ...]:
+    """The images' latent, all its tensors, under the noise of their first importance sample."""
     source = torch.Generator(model.device)
     rows = [
         model.draw_noise(1, source.manual_seed(mix(seed, Stream.EVALUATION, number, 0)))
         for number in numbers
     ]
     noise = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
-    return model.encode(images, generator=None, **noise)
+    latent = model.encode(images, generator=None, **noise)
+    return latent if isinstance(latent, tuple) else (latent,)
