@@ -43,11 +43,18 @@ def model_facts(model: ImageFlow) -> dict[str, Any]:
     return {"model": model.config.to_tree()}
 
 
-def data_facts(config: TrainConfig, inputs: Inputs) -> dict[str, Any]:
-    """The images, by their digests; the name they were asked for by, for who reads it."""
+def data_facts(
+    config: TrainConfig, inputs: Inputs, checkpoint: Checkpoint | None
+) -> dict[str, Any]:
+    """The images, by their digests; the name they were asked for by, for who reads it.
+
+    Test images that are not loaded this time remain those that the checkpoint knows.
+    """
     facts = {"data": config.data, COUNT: len(inputs.train), DIGEST: images_digest(inputs.train)}
     if inputs.test is not None:
         facts[TEST_DIGEST] = images_digest(inputs.test)
+    elif checkpoint is not None and TEST_DIGEST in checkpoint.state["fixed"]:
+        facts[TEST_DIGEST] = checkpoint.state["fixed"][TEST_DIGEST]
     return facts
 
 

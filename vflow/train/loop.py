@@ -97,7 +97,7 @@ def _train(config: TrainConfig, folder: RunFolder, ranks: Ranks, device: torch.d
         trainer = Trainer(config, inputs, ranks, device)
         facts.update(begun_with, **model_facts(trainer.model))
         if ranks.is_main:
-            facts.update(data_facts(config, inputs))
+            facts.update(data_facts(config, inputs, checkpoint))
         changes = require_same_run(checkpoint, facts, allow)
         if checkpoint is None and weights is not None:
             trainer.require_weights(weights)
