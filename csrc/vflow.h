@@ -226,10 +226,10 @@ VFLOW_API int vflow_cuda_dropout(int dtype, const void* x, const int64_t* seed, 
                                  int64_t channels, double dropout, int device, void* stream);
 
 // The lossless coder. A coder's lanes are stacks of bits, each a state of at least 2^32 over `capacity` words
-// of which `counts` are in use; an operation may add two words a number to its lane, and eight where the number
-// is far out. `lent` counts the words that a lane has taken from below its bottom, a fixed sequence; without it
-// that is an error. After an error the lanes are as they may be. Numbers are whole, over 2^grid. Each pair
-// undoes one another.
+// of which `counts` are in use; an operation may add two words a number to its lane, and eight where the
+// number is far out. `lent` counts the words that a lane has taken from below its bottom, a fixed sequence;
+// without it that is an error. After an error the lanes are as they may be. Numbers are whole, over 2^grid.
+// Each pair undoes one another.
 struct vflow_coder {
   int64_t lanes, capacity;
   uint64_t* states;        // [lanes]
