@@ -6,7 +6,8 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
 cmake=${CMAKE:-cmake}
 build=build/sanitize
-tests="tests/ops/test_native.py tests/ops/test_mixlogistic.py tests/ops/test_cpu_*.py"
+tests="tests/ops/test_native.py tests/ops/test_mixlogistic.py tests/ops/test_cpu_*.py tests/ops/test_coder.py
+  tests/ops/test_exact.py tests/compression/test_hostile.py"
 
 # Lines without variables keep the compile time of such long functions sane; so does it to build for the
 # instruction set that will run here alone. Valgrind chooses for itself: it does not know the newest.

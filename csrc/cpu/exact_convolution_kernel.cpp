@@ -40,7 +40,7 @@ static VFLOW_NOINLINE void outputs(const float* x, int64_t row_stride, int64_t i
       V w[kVectors];
       for (int v = 0; v < kVectors; ++v) w[v] = load(weights + v * kLanes<float>);
       for (int p = 0; p < positions; ++p) {
-        const V number = V{} + from[p * in + k];
+        const V number = broadcast(from[p * in + k]);
         for (int v = 0; v < kVectors; ++v) sums[p][v] = fused(number, w[v], sums[p][v]);
       }
     }

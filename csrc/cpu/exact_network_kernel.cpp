@@ -91,16 +91,15 @@ static void attention(const float* qkv, float* y, int64_t positions, int64_t hea
     for (int64_t q = 0; q < queries; ++q) {
       const float* query = qkv + (first + q) * 3 * all + head * width;
       float* score = scores + q * reach;
-      V most = splat<V>(-Format<float>::largest);
       for (int64_t j = 0; j < reach; j += kLanes<float>) {
         V sum{};
         for (int64_t d = 0; d < width; ++d)
-          sum = fused(V{} + query[d] * scale, load(keys + d * reach + j), sum);
+          sum = fused(broadcast(query[d] * scale), load(keys + d * reach + j), sum);
         store(sum, score + j);
       }
       float top = score[0];
       for (int64_t j = 1; j < positions; ++j) top = score[j] > top ? score[j] : top;
-      most = V{} + top;
+      const V most = broadcast(top);
       for (int64_t j = 0; j < reach; j += kLanes<float>)
         store(exp_bounded(load(score + j) - most), score + j);
       for (int64_t j = positions; j < reach; ++j) score[j] = 0.0f;
@@ -112,11 +111,12 @@ static void attention(const float* qkv, float* y, int64_t positions, int64_t hea
         const V value = load(values + j * wide + d);
         for (int64_t q = 0; q < kQueries; ++q) {
           const int64_t row = q < queries ? q : 0;
-          sums[q] = fused(V{} + scores[row * reach + j], value, sums[q]);
+          sums[q] = fused(broadcast(scores[row * reach + j]), value, sums[q]);
         }
       }
       for (int64_t q = 0; q < queries; ++q)
-        store_some<float>(sums[q] / (V{} + totals[q]), width - d, y + (first + q) * all + head * width + d);
+        store_some<float>(sums[q] / broadcast(totals[q]), width - d,
+                          y + (first + q) * all + head * width + d);
     }
   }
 }

@@ -1,6 +1,6 @@
-// a * b + c with one rounding, said so: the only way in which a product and a sum may become one where files
-// are compiled without contraction. Without an instruction for it this calls the C library's fma, which is
-// slow and exact.
+// fused(a, b, c) is a * b + c with one rounding: the only way in which a product and a sum become one where
+// files are compiled without contraction. Without an instruction for it this calls the C library's fma, which
+// is slow and exact.
 #pragma once
 
 #include <math.h>
@@ -12,6 +12,9 @@
 #include "simd.h"
 
 namespace vflow::VFLOW_TARGET {
+
+// A number in every lane. Less zero is nothing to compute, plus zero would be: it makes 0 of -0.
+VFLOW_INLINE FloatVector broadcast(float number) { return number - FloatVector{}; }
 
 VFLOW_INLINE FloatVector fused(FloatVector a, FloatVector b, FloatVector c) {
 #if defined(__FMA__)

@@ -1,5 +1,5 @@
-// Digests of what the coder and the exact kernels make of numbers that integers alone determine, one a line, for
-// tests/ops/test_portable.py: this is built for other processors and run in an emulator of theirs.
+// Digests of what the coder and the exact kernels make of numbers that integers alone determine, one a line,
+// for tests/ops/test_portable.py: this is built for other processors and run in an emulator of theirs.
 #include <stdint.h>
 #include <stdio.h>
 
@@ -16,7 +16,8 @@ static uint32_t random_word() {  // PCG's step and output
 template <class T>
 static std::vector<T> reals(size_t count, double scale) {
   std::vector<T> numbers(count);
-  for (T& number : numbers) number = static_cast<T>((static_cast<int32_t>(random_word()) >> 8) * scale / 8388608.0);
+  for (T& number : numbers)
+    number = static_cast<T>((static_cast<int32_t>(random_word()) >> 8) * scale / 8388608.0);
   return numbers;
 }
 static std::vector<int64_t> wholes(size_t count, int bits) {
@@ -44,8 +45,8 @@ static void networks() {
     const auto x = reals<float>(batch * height * width * in, 3), bias = reals<float>(out, 1);
     const auto weight = reals<float>(out * in * side * side, 1);
     std::vector<float> y(batch * height * width * out);
-    const int error = vflow_cpu_exact_convolution(x.data(), weight.data(), bias.data(), y.data(), batch, height,
-                                                  width, in, out, side, 2);
+    const int error = vflow_cpu_exact_convolution(x.data(), weight.data(), bias.data(), y.data(), batch,
+                                                  height, width, in, out, side, 2);
     report(side == 1 ? "pointwise" : "convolution", error, digest(y));
   }
   const int64_t rows = 33, features = 19;
@@ -90,24 +91,25 @@ static void coder() {
   const auto params = reals<float>(count * 14, 3);
   std::vector<int64_t> x = wholes(count, 35), y(count), cell(count), lower(count), width(count), back(count);
   for (const int squash : {0, 1}) {
-    int error = vflow_cpu_exact_mixture_cells(VFLOW_FLOAT32, x.data(), params.data(), lower.data(), width.data(),
-                                              count, 4, squash, 32, 18, 1);
+    int error = vflow_cpu_exact_mixture_cells(VFLOW_FLOAT32, x.data(), params.data(), lower.data(),
+                                              width.data(), count, 4, squash, 32, 18, 1);
     report(squash ? "squashed cells" : "cells", error, digest(width, digest(lower)));
     error = vflow_cpu_coder_cells(&coder, x.data(), lower.data(), width.data(), y.data(), count, 18, 1);
     report("coder's cells", error, digest(y));
     error = vflow_cpu_exact_mixture_find(VFLOW_FLOAT32, y.data(), params.data(), cell.data(), lower.data(),
                                          width.data(), count, 4, squash, 32, 18, 1);
     report("found cells", error, digest(cell));
-    error = vflow_cpu_coder_cells_inverse(&coder, y.data(), cell.data(), lower.data(), width.data(), back.data(),
-                                          count, 18, 1);
+    error = vflow_cpu_coder_cells_inverse(&coder, y.data(), cell.data(), lower.data(), width.data(),
+                                          back.data(), count, 18, 1);
     report("back", error, back == x);
     error = vflow_cpu_coder_cells(&coder, x.data(), lower.data(), width.data(), y.data(), count, 18, 2);
     report("coder's cells again", error, digest(y));
   }
   std::vector<int64_t> factor(count), shift(count, 19), offset = wholes(count, 33);
-  for (int64_t& f : factor) f = (random_word() & 1 ? 1 : -1) * static_cast<int64_t>(random_word() % 1000000 + 1);
-  int error = vflow_cpu_coder_scale(&coder, x.data(), factor.data(), shift.data(), offset.data(), y.data(), count,
-                                    count, 2);
+  for (int64_t& f : factor)
+    f = (random_word() & 1 ? 1 : -1) * static_cast<int64_t>(random_word() % 1000000 + 1);
+  int error = vflow_cpu_coder_scale(&coder, x.data(), factor.data(), shift.data(), offset.data(), y.data(),
+                                    count, count, 2);
   report("scale", error, digest(y));
   error = vflow_cpu_coder_push_bits(&coder, wholes(count, 64).data(), 0, 20, 1);
   error |= vflow_cpu_coder_pop_bits(&coder, x.data(), count, 27, 1);

@@ -1,0 +1,111 @@
+"""Images a second of lossless encoding and decoding, beside those of the bound alone.
+
+    python bench/compression.py MODEL --data photos --images 64 --batch-size 8
+
+Of everything the best of several runs, in CPU seconds and in seconds; bits/dim as coded and of the
+bound of the very noise that was popped, in float64.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from vflow.compression.identity import ARITHMETICS, arithmetic
+from vflow.compression.walk import Noise, decode_batch, encode_batch
+from vflow.evaluate.opening import open_images, open_model
+from vflow.models import ImageFlow
+from vflow.ops.coder import Coder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Measure lossless coding."""
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """A training run's or a model's folder."""
+    data: str = "photos"
+    """Of its test images."""
+    images: int = 64
+    """How many, from the first."""
+    batch_size: int = 8
+    """Images on the stacks at once."""
+    repeats: int = 3
+    """Runs, of which the best counts."""
+    threads: int = 2
+    """PyTorch's and the kernels'."""
+
+
+def best(function: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """CPU seconds and seconds of the best run."""
+    runs = []
+    for _ in range(repeats):
+        cpu, wall = time.process_time(), time.perf_counter()
+        function()
+        runs.append((time.process_time() - cpu, time.perf_counter() - wall))
+    return min(run[0] for run in runs), min(run[1] for run in runs)
+
+
+def report(name: str, images: Tensor, function: Callable[[], object], repeats: int) -> None:
+    """Print how fast a function goes through the images."""
+    cpu, wall = best(function, repeats)
+    count, rate = len(images), images.numel() / wall / 1e6
+    line = f"{count / wall:7.1f} images/s  {rate:6.3f} MB/s  {1e3 * cpu / count:6.1f} CPU ms"
+    print(f"{name:16} {line} an image", flush=True)
+
+
+def measure(name: str, model: ImageFlow, images: Tensor, options: Options) -> None:
+    """Print the speed of encoding and decoding in an arithmetic, and what was coded."""
+    batches = images.split(options.batch_size)
+    sizes = [len(batch) for batch in reversed(batches)]
+    coder = Coder(lend=True)
+    with arithmetic(model, name):
+        before = coder.bits
+        noise = [encode_batch(model, batch, coder) for batch in batches]
+        bits = coder.bits - before
+
+        def encode() -> list[Noise]:
+            return [encode_batch(model, batch, coder) for batch in batches]
+
+        def decode() -> list[Tensor]:
+            return [decode_batch(model, size, coder) for size in sizes]
+
+        report(f"{name} encode", images, encode, options.repeats)
+        report(f"{name} decode", images, decode, options.repeats)
+    precise, bound = copy.deepcopy(model).double(), 0.0
+    with torch.inference_mode():
+        for batch, drawn in zip(batches, noise, strict=True):
+            bound -= precise.elbo(batch, drawn.eps_u, drawn.eps_z).sum().item()
+    coded, least = bits / images.numel(), bound / math.log(2) / images.numel()
+    print(f"{name}: {coded:.5f} bits/dim, the bound {least:.5f}, {coded - least:+.5f}", flush=True)
+
+
+def main(options: Options) -> None:
+    """Print a line for the bound, and three for each arithmetic."""
+    torch.set_num_threads(options.threads)
+    model = open_model(options.model)
+    images = open_images(model, options.data, "test")[: options.images]
+
+    def elbo() -> list[Tensor]:
+        return [model.elbo(batch) for batch in images.split(options.batch_size)]
+
+    with torch.inference_mode():
+        report("elbo", images, elbo, options.repeats)
+    for name in ARITHMETICS:
+        measure(name, model, images, options)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
