@@ -38,7 +38,7 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 
@@ -104,7 +104,7 @@ def test_help(
     assert stop.value.code == 0
     out = capsys.readouterr().out
     assert out.startswith("usage: vflow")
-    assert len(out) < 16_000, "in narrow columns, words come letter by letter"
+    assert len(out) < 20_000, "in narrow columns, words come letter by letter"
     assert os.environ["COLUMNS"] == columns
 
 

@@ -24,7 +24,7 @@ def test_a_reader_that_leaves() -> None:
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=True,
     )
     lines = done.stdout.splitlines()
