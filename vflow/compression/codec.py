@@ -46,7 +46,15 @@ def decode_picture(data: bytes, shape: tuple[int, int, int]) -> NDArray[np.uint8
                 if image.size != (width, rows):
                     raise ValueError(f"it is {image.size[0]}x{image.size[1]}")
                 pixels = np.asarray(image.convert(mode))
-    except (OSError, ValueError, SyntaxError, LookupError, ArithmeticError, TypeError) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        LookupError,
+        ArithmeticError,
+        TypeError,
+        Image.DecompressionBombError,
+    ) as error:
         raise ValueError(
             f"a picture of {width}x{rows} by an ordinary codec is damaged: {error}"
         ) from error
