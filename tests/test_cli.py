@@ -263,6 +263,7 @@ def test_train_evaluate_sample(
         ("models no-such-*", "pattern must match one of flowpp-cifar10"),
         ("info --verbose", "Unrecognized options: --verbose"),
         ("train --out {folder}/run --preset vflow-cifar11", "did you mean vflow-cifar10?"),
+        ("train --preset vflow-tiny --optim.lr 0", "optim.lr must be a number above 0"),
         ("train --out {folder}/run --preset vflow-tiny --data none", "data must be one of"),
     ],
     ids=lambda value: value.replace("{", "").replace("}", ""),
