@@ -14,7 +14,7 @@ from vflow.flows import Compose, Preprocess
 from vflow.models.checks import require_count, require_float, require_images
 from vflow.models.config import FlowPlusPlusConfig
 from vflow.models.dequantize import UniformDequantizer, VariationalDequantizer
-from vflow.models.initialization import data_dependent_init
+from vflow.models.initialization import a_weight, data_dependent_init
 from vflow.models.pretrained import Pretrained
 from vflow.models.steps import StepConfig, draw
 from vflow.nets import ContextNetwork, Trunk
@@ -332,7 +332,7 @@ class ImageFlow(Pretrained, nn.Module):
 
     @property
     def _parameter(self) -> Tensor:
-        return next(self.parameters())
+        return a_weight(self)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -355,7 +355,7 @@ class ImageFlow(Pretrained, nn.Module):
         generator: torch.Generator | None,
     ) -> dict[str, Tensor]:
         """The noise given, checked, and what was not given, drawn."""
-        batch, size = len(images), self.data_shape[1:]
+        batch, size = images.shape[0], self.data_shape[1:]
         given = {"eps_u": eps_u, "eps_z": eps_z}
         noise = {name: value for name, value in given.items() if value is not None}
         channels = self._noise_channels()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @torch.no_grad()
@@ -31,3 +31,11 @@ def data_dependent_init(model: nn.Module, run: Callable[[], Any]) -> None:
     finally:
         for handle in handles.values():
             handle.remove()
+
+
+def a_weight(model: nn.Module) -> Tensor:
+    """A weight of a layer with a `data_init`, for the model's type and device.
+
+    A replica that nn.DataParallel makes has no `parameters()`, but all their names.
+    """
+    return next(module.weight for module in model.modules() if hasattr(module, "data_init"))

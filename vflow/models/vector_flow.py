@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vflow.flows import Compose
 from vflow.models.checks import require_count, require_float
-from vflow.models.initialization import data_dependent_init
+from vflow.models.initialization import a_weight, data_dependent_init
 from vflow.models.pretrained import Pretrained
 from vflow.models.steps import draw, normal_log_prob
 
@@ -82,7 +82,7 @@ class VectorFlow(Pretrained, nn.Module):
 
     @property
     def _parameter(self) -> Tensor:
-        return next(self.parameters())
+        return a_weight(self)
 
     def _require(self, name: str, value: Tensor, context: Tensor | None) -> None:
         require_float(name, value, (self.dims,), like=self._parameter)
@@ -91,4 +91,4 @@ class VectorFlow(Pretrained, nn.Module):
             raise ValueError(f"context must be {rule}, got {type(context).__name__}")
         if context is not None:
             shape = (self.context_dims,)
-            require_float("context", context, shape, like=self._parameter, batch=len(value))
+            require_float("context", context, shape, like=self._parameter, batch=value.shape[0])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vflow.models.checks import require_count, require_float
 from vflow.models.config import require_choice, require_int, require_slope
 from vflow.models.glow import NEGATIVE_SLOPE, glow_flow
-from vflow.models.initialization import data_dependent_init
+from vflow.models.initialization import a_weight, data_dependent_init
 from vflow.models.pretrained import Pretrained
 from vflow.models.residual_flow import COEFFICIENT, require_coefficient, residual_flow
 from vflow.models.steps import draw, normal_log_prob
@@ -162,8 +162,8 @@ class VectorVFlow(Pretrained, nn.Module):
         """x [B, Dx] -> the latent [B, D] under drawn or given noise, the ELBO [B] in nats."""
         self._require("x", x, self.config.dims)
         if eps_z is None:
-            eps_z = draw((len(x), self.config.extra_dims), self._parameter, generator)
-        self._require("eps_z", eps_z, self.config.extra_dims, len(x))
+            eps_z = draw((x.shape[0], self.config.extra_dims), self._parameter, generator)
+        self._require("eps_z", eps_z, self.config.extra_dims, x.shape[0])
         z, log_q = self.sample_posterior(x, eps_z)
         latent, logdet = self.flow(torch.cat([x, z], dim=-1))
         return latent, normal_log_prob(latent) + logdet - log_q
@@ -200,7 +200,7 @@ class VectorVFlow(Pretrained, nn.Module):
 
     @property
     def _parameter(self) -> Tensor:
-        return next(self.parameters())
+        return a_weight(self)
 
     def _require(self, name: str, value: Tensor, dims: int, batch: int | None = None) -> None:
         require_float(name, value, (dims,), like=self._parameter, batch=batch)
