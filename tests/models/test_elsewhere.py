@@ -77,6 +77,45 @@ def test_export_holds_the_backend_it_was_made_under():
 
 
 @pytest.mark.parametrize("name", PRESETS)
+def test_images_on_meta(name):
+    with torch.device("meta"):
+        model = create_model(name, filters=8, blocks=1)
+    model.mark_initialized()
+    images = torch.empty(4, 3, 16, 16, dtype=torch.uint8, device="meta")
+    elbo = model.elbo(images)
+    elbo.sum().backward()
+    assert elbo.shape == (4,)
+    assert all(p.grad.shape == p.shape for p in model.parameters())
+    walk(model, images)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_images_in_fake_tensor_mode(name):
+    with FakeTensorMode():
+        model = create_model(name, filters=8, blocks=1)
+        model.mark_initialized()
+        images = torch.empty(4, 3, 16, 16, dtype=torch.uint8)
+        elbo = model.elbo(images)
+        elbo.sum().backward()
+        walk(model, images)
+        given = model.draw_noise(4)
+    assert elbo.shape == (4,)
+    fake = model.encode(images, **given)  # fake tensors outside of their mode
+    assert fake.shape == (4, 4 * model.config.total_channels, 8, 8)
+
+
+def walk(model, images):
+    """Every public method that gives tensors: shapes alone."""
+    batch, latent = len(images), model.encode(images)
+    assert latent.shape == (batch, 4 * model.config.total_channels, 8, 8)
+    assert model.decode(latent).shape == images.shape
+    assert model.sample(3).shape == (3, 3, 16, 16)
+    assert model.log_prob(images, samples=3).shape == (batch,)
+    assert model.bits_per_dim(images).shape == (batch,)
+    for value in model.draw_noise(batch).values():
+        assert value.shape[0] == batch
+
+
 @pytest.mark.parametrize("name", ["glow", "vflow"])
 def test_vectors_on_meta(name):
     with torch.device("meta"):
