@@ -28,7 +28,7 @@ def require_images(images: Any, shape: tuple[int, ...], device: torch.device) ->
     """Raise ValueError unless `images` is uint8 [B, *shape], B at least 1, on `device`."""
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
         raise ValueError(f"images must be a uint8 tensor, got {_type_of(images)}")
-    if tuple(images.shape[1:]) != shape or images.ndim != 1 + len(shape) or not len(images):
+    if tuple(images.shape[1:]) != shape or images.ndim != 1 + len(shape) or images.shape[0] == 0:
         raise ValueError(
             f"images must have shape [B, {_list(shape)}] with B at least 1, "
             f"got {tuple(images.shape)}"
@@ -47,8 +47,8 @@ def require_float(
         raise ValueError(
             f"{name} must be a tensor of the model's {like.dtype}, got {_type_of(value)}"
         )
-    rows = len(value) if batch is None and value.ndim else batch
-    if tuple(value.shape) != (rows, *shape) or not rows:
+    rows = value.shape[0] if batch is None and value.ndim else batch
+    if tuple(value.shape) != (rows, *shape) or rows == 0:
         raise ValueError(
             f"{name} must have shape [{batch or 'B'}, {_list(shape)}], got {tuple(value.shape)}"
         )

@@ -21,6 +21,7 @@ from vflow.models.checks import (
     require_temperature,
 )
 from vflow.models.initialization import (
+    a_weight,
     as_made,
     initialize_together,
     warn_if_half_made,
@@ -209,7 +210,7 @@ class ImageFlow(Pretrained, nn.Module):
         source = self.density.density
 
         def bound(rows: Tensor, _: range) -> Tensor:
-            noise = source.draw_noise(len(rows), generator)
+            noise = source.draw_noise(rows.shape[0], generator)
             return self.density.encode_values(_to_nhwc(rows), **noise)[1]
 
         samples = require_count("samples", samples) if source.noise_shapes() else 1
@@ -457,7 +458,7 @@ class ImageFlow(Pretrained, nn.Module):
 
     @property
     def _parameter(self) -> Tensor:
-        return next(self.parameters())
+        return a_weight(self)
 
     def _noise(
         self,
@@ -467,7 +468,7 @@ class ImageFlow(Pretrained, nn.Module):
         generator: torch.Generator | None,
     ) -> dict[str, Tensor]:
         """The noise given, checked, and what was not given, drawn."""
-        batch, size = len(images), self.data_shape[1:]
+        batch, size = images.shape[0], self.data_shape[1:]
         given = {"eps_u": eps_u, "eps_z": eps_z}
         noise = {name: value for name, value in given.items() if value is not None}
         channels = {name: shape[-1] for name, shape in self.density.noise_shapes().items()}

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from vflow.densities.modes import evaluating
 
@@ -146,3 +146,11 @@ def _require_whole(model: nn.Module) -> None:
             "a model must be initialised before it is wrapped, with initialize(images), but its "
             f"parameters come from no data and it is {why}"
         )
+
+
+def a_weight(model: nn.Module) -> Tensor:
+    """A weight of a layer with a `data_init`, for the model's type and device.
+
+    A replica that nn.DataParallel makes has no `parameters()`, but all their names.
+    """
+    return next(module.weight for module in model.modules() if hasattr(module, "data_init"))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vflow.densities import FlowDensity, Normal, normal_log_prob
 from vflow.flows import Flow
 from vflow.models.checks import require_count, require_float, require_temperature
-from vflow.models.initialization import initialize_together
+from vflow.models.initialization import a_weight, initialize_together
 from vflow.models.pretrained import Pretrained, take_old_names
 from vflow.models.spread import vectors_with_spread
 from vflow.models.tree import as_model_config, build
@@ -122,7 +122,7 @@ class VectorFlow(Pretrained, nn.Module):
 
     @property
     def _parameter(self) -> Tensor:
-        return next(self.parameters())
+        return a_weight(self)
 
     def _require(self, name: str, value: Tensor, context: Tensor | None) -> None:
         require_float(name, value, (self.dims,), like=self._parameter)

@@ -14,7 +14,7 @@ from vflow.flows import Flow
 from vflow.flows.residual import estimate
 from vflow.models.builders.vectors import COEFFICIENT, NEGATIVE_SLOPE, require_coefficient
 from vflow.models.checks import require_count, require_float, require_temperature
-from vflow.models.initialization import initialize_together
+from vflow.models.initialization import a_weight, initialize_together
 from vflow.models.pretrained import Pretrained, take_old_names
 from vflow.models.spread import vectors_with_spread
 from vflow.models.tree import ModelConfig, as_model_config, build, from_flat
@@ -238,7 +238,7 @@ class VectorVFlow(Pretrained, nn.Module):
 
     @property
     def _parameter(self) -> Tensor:
-        return next(self.parameters())
+        return a_weight(self)
 
     def _require(self, name: str, value: Tensor, dims: int, batch: int | None = None) -> None:
         require_float(name, value, (dims,), like=self._parameter, batch=batch)

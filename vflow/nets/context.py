@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from vflow.nets.gated import GatedConv
 from vflow.nets.layers import Conv3x3
 from vflow.ops import concat_elu
+from vflow.ops.reference.precision import autocast
 
 CONTEXT_FILTERS = 32
 CONTEXT_CHANNELS = 2 * CONTEXT_FILTERS  # concat_elu doubles them
@@ -33,7 +34,7 @@ class ContextNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [B, H, W, C] -> features [B, H, W/2, 64]."""
         dtype = self.compute_dtype
-        with torch.autocast(x.device.type, dtype=dtype, enabled=dtype is not None):
+        with autocast(x.device.type, dtype):
             hidden = self.conv_in(torch.cat([x[:, :, 0::2], x[:, :, 1::2]], dim=-1))
             for block in self.blocks:
                 hidden = block(hidden)

@@ -46,12 +46,14 @@ class DataInitialized(nn.Module):
 
 
 class Conv3x3(DataInitialized):
-    """3x3 convolution with zero padding: [B, H, W, in] -> [B, H, W, out]."""
+    """3x3 convolution with zero padding: [B, H, W, in] -> [B, H, W, out].
+
+    In `torch.channels_last` the weight lies as the convolution wants it, and no pass makes a copy;
+    contiguous, it can be flattened by `view`, as users of `parameters()` do.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, init_scale: float = 1.0) -> None:
         super().__init__((out_channels, in_channels, 3, 3), init_scale)
-        # As the convolution wants it; otherwise each pass over it makes a copy.
-        self.weight.data = self.weight.data.contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the convolution."""

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from vflow.nets.embedding import copy_parameters, embed_inputs, embed_outputs
 from vflow.nets.gated import GatedBlock
 from vflow.nets.layers import Conv3x3
+from vflow.ops.reference.precision import autocast
 from vflow.ops.transforms import within_transform
 
 OUTPUT_INIT_SCALE = 0.1
@@ -63,7 +64,7 @@ class Trunk(nn.Module):
         dtype = self.compute_dtype
         # torch.func has no hooks on what is saved, by which PyTorch recomputes.
         recompute = self.recompute and torch.is_grad_enabled() and not within_transform()
-        with torch.autocast(x.device.type, dtype=dtype, enabled=dtype is not None):
+        with autocast(x.device.type, dtype):
             hidden = self.conv_in(x)
             for block in self.blocks:
                 if recompute:

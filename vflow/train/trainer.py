@@ -96,7 +96,9 @@ class Trainer:
         self.seconds = 0.0
         torch.manual_seed(mix(config.seed, Stream.PARAMETERS))
         overrides = {**inputs.shape_overrides, **config.model.given()}
-        self.model: ImageFlow = create_model(config.preset, **overrides).to(device)
+        self.model: ImageFlow = create_model(config.preset, **overrides).to(
+            device, memory_format=torch.channels_last
+        )
         if config.precision == "tf32" and device.type != "cuda":
             raise ValueError(f"precision must be fp32 or bf16 on {device.type}, got 'tf32'")
         self.guard = SkipGuard(device)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from vflow.ops.reference.precision import compute_dtype
+from vflow.ops.reference.precision import autocast, compute_dtype
 
 MIN_SCALE = 1e-10
 
@@ -76,7 +76,8 @@ def _positions(scale: Tensor) -> int:
 
 def _matmul(a: Tensor, b: Tensor) -> Tensor:
     device = a.device.type
-    if torch.is_autocast_enabled(device):  # a flow stays in its own dtype inside an autocast region
-        with torch.autocast(device, enabled=False):
+    # A flow stays in its own dtype inside an autocast region.
+    if device != "meta" and torch.is_autocast_enabled(device):
+        with autocast(device, None):
             return a @ b
     return a @ b

@@ -19,7 +19,7 @@ from vflow.ops.reference.actnorm_conv1x1 import actnorm_conv1x1, actnorm_conv1x1
 from vflow.ops.reference.dropout import dropout, dropout_factors
 from vflow.ops.reference.gated_residual_norm import EPS
 from vflow.ops.reference.mixlogistic import MIN_LOG_SCALE, SQUASH_FLOOR, SQUASH_SPAN
-from vflow.ops.reference.precision import compute_dtype
+from vflow.ops.reference.precision import autocast, compute_dtype
 
 __all__ = [
     "actnorm_conv1x1",
@@ -80,7 +80,7 @@ def gated_residual_norm(x: Tensor, ab: Tensor, weight: Tensor, bias: Tensor) -> 
 def self_attention(qkv: Tensor) -> tuple[Tensor, Tensor]:
     """See `vflow.ops.self_attention`; and log_total [B, heads, N]."""
     q, k, v = qkv.to(compute_dtype(qkv.dtype)).permute(2, 0, 3, 1, 4)  # 3 x [B, heads, N, d]
-    with torch.autocast(qkv.device.type, enabled=False):
+    with autocast(qkv.device.type, None):
         scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         output = scores.softmax(-1) @ v
     return output.transpose(1, 2).to(qkv.dtype), scores.logsumexp(-1)
