@@ -155,6 +155,7 @@ def losses(name: str) -> list[str]:
         model.initialize(x, torch.Generator().manual_seed(0))
     else:
         model = vflow.create_model(name).double()
+        model.to(memory_format=torch.channels_last)  # as the trainer does
         x = images_of(4, model.data_shape)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     source = torch.Generator().manual_seed(1)

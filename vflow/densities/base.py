@@ -196,7 +196,7 @@ class Density(nn.Module):
             ValueError: If x has another shape, or noise is given that there is none of.
         """
         self.see(tuple(x.shape[1:]))
-        if tuple(x.shape[1:]) != self.shape or not len(x):
+        if tuple(x.shape[1:]) != self.shape or not x.shape[0]:
             wanted = ", ".join(map(str, self.shape or ()))
             raise ValueError(
                 f"x must have shape [B, {wanted}] with B at least 1, got {tuple(x.shape)}"
@@ -208,7 +208,7 @@ class Density(nn.Module):
         given = {name: value for name, value in noise.items() if value is not None}
         if given.keys() == names:
             return given
-        return {**self.draw_noise(len(x), generator, like=self._like(x)), **given}
+        return {**self.draw_noise(x.shape[0], generator, like=self._like(x)), **given}
 
     @property
     def reference(self) -> Tensor:

@@ -33,7 +33,7 @@ def log_mean_exp(
     for start in range(0, samples, chunk or samples):
         numbers = range(start, min(start + (chunk or samples), samples))
         rows = x.repeat_interleave(len(numbers), 0)
-        terms = bound(rows, numbers).double().unflatten(0, (len(x), len(numbers)))
+        terms = bound(rows, numbers).double().unflatten(0, (x.shape[0], len(numbers)))
         total = total + terms.sum(1)
         log_total = torch.logaddexp(log_total, terms.logsumexp(1))
     assert isinstance(total, Tensor)

@@ -72,7 +72,7 @@ class ResidualBlock(Flow):
         coin = torch.rand((), generator=generator, device=host, dtype=torch.float64)
         further = _geometric(float(coin))
         tangent = probe.unsqueeze(1)
-        total = x.new_zeros(len(x))
+        total = x.new_zeros(x.shape[0])
         for k in range(1, SURE_TERMS + further + 1):
             tangent = push(tangent)
             reached = CONTINUE ** max(0, k - SURE_TERMS)
@@ -125,7 +125,7 @@ def estimate(
         The latent [B, D], an unbiased estimate of the log-determinant [B] in nats.
     """
     assert isinstance(flow, Compose)
-    total = x.new_zeros(len(x))
+    total = x.new_zeros(x.shape[0])
     for layer in flow.flows:
         if isinstance(layer, ResidualBlock):
             x, logdet = layer.estimate(x, generator)

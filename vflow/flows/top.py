@@ -21,7 +21,7 @@ class ChannelWhitening(Flow):
 
     def _logdet(self, x: Tensor) -> Tensor:
         positions = x[0, ..., 0].numel()
-        return (-positions * self.log_sigma.sum()).expand(len(x))
+        return (-positions * self.log_sigma.sum()).expand(x.shape[0])
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x [B, ..., C] -> eps alike, logdet [B]."""

@@ -88,7 +88,7 @@ class OwnPosterior(nn.Module):
         if not isinstance(result, tuple) or len(result) != 2:
             raise ValueError(f"{rule}, got {type(result).__name__}")
         z, log_q = result
-        if z.shape != eps.shape or tuple(log_q.shape) != (len(x),):
+        if z.shape != eps.shape or tuple(log_q.shape) != (x.shape[0],):
             raise ValueError(
                 f"{rule} with z {tuple(eps.shape)}, got {tuple(z.shape)} and {tuple(log_q.shape)}"
             )

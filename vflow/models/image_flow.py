@@ -210,7 +210,7 @@ class ImageFlow(Pretrained, nn.Module):
         source = self.density.density
 
         def bound(rows: Tensor, _: range) -> Tensor:
-            noise = source.draw_noise(rows.shape[0], generator)
+            noise = source.draw_noise(rows.shape[0], generator, like=rows)
             return self.density.encode_values(_to_nhwc(rows), **noise)[1]
 
         samples = require_count("samples", samples) if source.noise_shapes() else 1
@@ -360,7 +360,7 @@ class ImageFlow(Pretrained, nn.Module):
             ValueError: If batch is below 1.
         """
         batch = require_count("batch", batch)
-        noise = self.density.draw_noise(batch, generator)
+        noise = self.density.draw_noise(batch, generator, like=self._parameter)
         return {name: _to_nchw(value) for name, value in noise.items()}
 
     @property

@@ -153,4 +153,6 @@ def a_weight(model: nn.Module) -> Tensor:
 
     A replica that nn.DataParallel makes has no `parameters()`, but all their names.
     """
-    return next(module.weight for module in model.modules() if hasattr(module, "data_init"))
+    layer: Any = next(module for module in model.modules() if hasattr(module, "data_init"))
+    weight: Tensor = layer.weight
+    return weight

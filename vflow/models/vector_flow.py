@@ -114,7 +114,7 @@ class VectorFlow(Pretrained, nn.Module):
         """
         self._require("x", x, context)
         too_few = None
-        if len(x) < 2:
+        if x.shape[0] < 2:
             too_few = "x must have at least 2 rows to initialise from, got 1"
         initialize_together(
             self, lambda: self.flow(vectors_with_spread(x), context), too_few, synchronize

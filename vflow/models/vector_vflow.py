@@ -219,7 +219,7 @@ class VectorVFlow(Pretrained, nn.Module):
         """
         self._require("x", x, self.config.dims)
         too_few = None
-        if len(x) < 2:
+        if x.shape[0] < 2:
             too_few = "x must have at least 2 rows to initialise from, got 1"
         initialize_together(
             self,
@@ -232,8 +232,8 @@ class VectorVFlow(Pretrained, nn.Module):
         """The noise given, checked, or drawn; x is checked too."""
         self._require("x", x, self.config.dims)
         if eps_z is None:
-            eps_z = self.density.draw_noise(len(x), generator)["eps_z"]
-        self._require("eps_z", eps_z, self.config.extra_dims, len(x))
+            eps_z = self.density.draw_noise(x.shape[0], generator, like=self._parameter)["eps_z"]
+        self._require("eps_z", eps_z, self.config.extra_dims, x.shape[0])
         return eps_z
 
     @property
