@@ -202,7 +202,7 @@ def test_environment_variable(name, message):
         ("cpu", None),
         (
             "gpu",
-            r"backend must be one of reference, cpu, triton, cuda, got 'gpu' \(VFLOW_BACKEND\)",
+            r"backend must be one of reference, cpu, triton, cuda, exact, got 'gpu' \(VFLOW_BACKEND\)",
         ),
         ("CPU", r"got 'CPU' \(VFLOW_BACKEND\)"),
     ],

@@ -157,7 +157,8 @@ def require_usable(device_type: str) -> None:
     if problem is None and device_type not in devices:
         problem = f"backend '{_forced}' takes tensors on {' or '.join(devices)}, got {device_type}"
     if problem is not None:
-        raise ValueError(problem)
+        by = f" ({ENVIRONMENT_VARIABLE})" if os.environ.get(ENVIRONMENT_VARIABLE) == _forced else ""
+        raise ValueError(f"{problem}{by}")
 
 
 _told = False
