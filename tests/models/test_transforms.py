@@ -66,7 +66,7 @@ def test_gradients_and_products_with_the_hessian(name):
     products = torch.autograd.grad(along, leaves)
 
     plain = {key: p.detach() for key, p in parameters.items()}
-    close = {"rtol": 1e-8, "atol": 1e-8}
+    close = {"rtol": 1e-7, "atol": 1e-7}  # second derivatives lose digits to cancellation
     gradient = grad(lambda p: function(p, *batch))
     found, tangent = jvp(gradient, (plain,), (tangents,))
     slope = jvp(lambda p: function(p, *batch), (plain,), (tangents,))[1]

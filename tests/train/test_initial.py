@@ -87,7 +87,7 @@ def test_weights_of_another_shape_are_named_and_nothing_is_written(make_config, 
     model = ModelOverrides(filters=8, components=2)
     config = make_config(init_from=str(whole_run), model=model)
     with pytest.raises(
-        ValueError, match=r"^init_from must .* differ: deq\S+ is \(8, 4, 4\) "
+        ValueError, match=r"^init_from must .* differ: density\.deq\S+ is \(8, 4, 4\) "
     ) as caught:
         train(config)
     assert "\n" not in str(caught.value)
@@ -108,9 +108,9 @@ def test_weights_that_cannot_be_had(make_config, whole_run, tmp_path):
     tensors[name] = torch.full_like(tensors[name], np.inf)
     save_file(tensors, infinite / "model.safetensors")
     for source, message in (
-        (empty, "young has no checkpoint yet"),
+        (empty, "young must hold a finished model or a checkpoint, but the run has made none yet"),
         (damaged, "damaged/model.safetensors must be a whole safetensors file"),
-        (infinite, f"init_from must hold finite numbers, but {name} of"),
+        (infinite, "infinite/model.safetensors must hold finite numbers"),
         (whole_run / "samples" / "none", "none"),
     ):
         config = make_config(init_from=str(source))

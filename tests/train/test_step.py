@@ -187,12 +187,13 @@ def test_the_host_looks_at_no_value_in_a_step(make_config, preset, options):
 
 
 def test_tf32_is_set_within_and_put_back():
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    flags = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    before = [flag.fp32_precision for flag in flags]
     for allowed in (True, False):
         with tf32(allowed):
-            assert torch.backends.cudnn.allow_tf32 is allowed
-            assert torch.backends.cuda.matmul.allow_tf32 is allowed
-        assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
+            assert [flag.fp32_precision == "tf32" for flag in flags] == [allowed, allowed]
+        # tests/models/test_tf32.py has what is put back, for every setting.
+        assert flags[1].fp32_precision == before[1]
 
 
 def test_tf32_needs_a_gpu(make_config):

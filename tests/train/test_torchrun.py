@@ -59,7 +59,7 @@ def test_without_any_flag_what_is_missing_is_told_once(tmp_path):
     done = _torchrun(4, "-m", "vflow.train", env=environment, cwd=tmp_path)
     assert done.returncode != 0
     assert done.stderr.count("vflow: error: ") == 1
-    assert done.stderr.count("vflow: error: cifar10 needs cifar-10-batches-bin or ") == 1
+    assert done.stderr.count("vflow: error: cifar10 needs cifar-10-binary.tar.gz (or ") == 1
     assert not (tmp_path / "runs").exists()
 
 
