@@ -17,11 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+# isort: off
+import vflow  # noqa: F401, before torch, for the spin of its threads
+
+# isort: on
 import torch
 import tyro
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from vflow.compression.identity import ARITHMETICS, arithmetic
 from vflow.compression.walk import Noise, decode_batch, encode_batch
