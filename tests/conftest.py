@@ -5,6 +5,8 @@ Tests run in several processes at once (`pytest -n`); those marked `alone` one a
 
 from __future__ import annotations
 
+from typing import Any
+
 import vflow  # noqa: F401, before torch, for the spin of its threads
 
 # isort: split
@@ -31,3 +33,25 @@ def _unwritten_memory_is_nan():
 def _same_start():
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+def _settings_of_pytorch() -> dict[str, object]:
+    """What holds for a whole process, and so for every test that comes later."""
+    backends: Any = torch.backends
+    products = (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)
+    return {
+        "oneDNN": torch._C._get_mkldnn_enabled(),
+        "cuDNN": backends.cudnn.enabled,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "dtype": torch.get_default_dtype(),
+        "float32 products": torch.get_float32_matmul_precision(),
+        "TF32": [product.fp32_precision for product in products],
+        "gradients": torch.is_grad_enabled(),
+    }
+
+
+@pytest.fixture(autouse=True)
+def _settings_are_put_back():
+    before = _settings_of_pytorch()
+    yield
+    assert _settings_of_pytorch() == before

@@ -72,7 +72,7 @@ def test_a_stage_finds_what_is_here_and_what_the_environment_adds(monkeypatch, t
 
 def test_a_stage_out_of_time_may_say_what_it_found(capfd):
     code = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('found so far')"
-    assert gpu_check.run(python(code, 1), 30).result == "out of time"
+    assert gpu_check.run(python(code, 5), 30).result == "out of time"
     assert "found so far" in capfd.readouterr().out
 
 
@@ -83,9 +83,9 @@ def test_a_stage_that_will_not_end_is_ended_with_its_children(tmp_path, monkeypa
     touch = f"pathlib.Path({str(alive)!r}).touch()"
     child = f"{deaf}import time, pathlib\nwhile 1: {touch}; time.sleep(0.05)"
     code = f"{deaf}import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    outcome = gpu_check.run(python(code, 2), 30)
+    outcome = gpu_check.run(python(code, 5), 30)
     assert outcome.result == "out of time"
-    assert outcome.seconds < 10
+    assert outcome.seconds < 15
     assert alive.exists()
     alive.unlink()
     time.sleep(0.5)

@@ -135,6 +135,16 @@ def test_bad_arguments(
     assert {path.name for path in folder.iterdir()} == {"folder.png", "file"}
 
 
+@pytest.mark.parametrize(
+    "number", [np.int64, np.uint8, torch.tensor], ids=["int64", "uint8", "0-d"]
+)
+def test_numbers_of_numpy_and_torch(model: Any, number: Any) -> None:
+    images = draw_samples(model, number(2), seed=number(3), batch_size=number(1))
+    assert torch.equal(images, draw_samples(model, 2, seed=3, batch_size=1))
+    for temperature in (np.float32(0.5), np.float64(0.5), torch.tensor(0.5)):
+        assert torch.equal(draw_samples(model, 1, temperature), draw_samples(model, 1, 0.5))
+
+
 def test_functions_check_too(model: Any) -> None:
     with pytest.raises(ValueError, match=r"^n must be"):
         draw_samples(model, 0)
@@ -142,6 +152,10 @@ def test_functions_check_too(model: Any) -> None:
         draw_samples(model, 1, temperature=math.nan)
     with pytest.raises(ValueError, match=r"^batch_size must be"):
         draw_samples(model, 1, batch_size=True)
+    with pytest.raises(ValueError, match=r"^seed must be"):
+        draw_samples(model, 1, seed=-1)
+    with pytest.raises(ValueError, match=r"^n must be an integer of at least 1, got 2\.5$"):
+        draw_samples(model, np.float64(2.5))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 5])

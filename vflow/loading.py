@@ -183,7 +183,7 @@ def _of_checkpoints(folder: Path, run: Path) -> Source:
 def _of_checkpoint(folder: Path, weights: str = AVERAGED) -> Source:
     from vflow.train.checkpoint import open_checkpoint
 
-    checkpoint = open_checkpoint(folder)
+    checkpoint = open_checkpoint(folder.absolute())  # which knows it by its name
     return Source(path=folder, step=checkpoint.step, weights=weights)
 
 

@@ -16,16 +16,9 @@ import tyro
 from torch import Tensor
 
 from vflow.densities import Normal
-from vflow.evaluate.opening import (
-    open_model,
-    progress_bar,
-    require_output,
-    require_seed,
-    say_source,
-)
-from vflow.fields import take_plain_numbers
+from vflow.evaluate.opening import open_model, progress_bar, require_output, require_seed
+from vflow.fields import plain, take_plain_numbers
 from vflow.files import atomic_path
-from vflow.loading import find_model
 from vflow.models import ImageFlow
 from vflow.models.checks import require_temperature
 from vflow.models.config import require_choice, require_int
@@ -94,9 +87,7 @@ def sample(config: SampleConfig) -> Tensor:
     """
     require_output("out", Path(config.out), ".png")
     require_output("npz", config.npz_path, ".npz")
-    source = find_model(config.model)
-    say_source(source)
-    model = open_model(source, Ranks().device(config.device))
+    model = open_model(config.model, Ranks().device(config.device), say=True)
     images = draw_samples(
         model, config.n, config.temperature, config.seed, config.batch_size, progress=True
     )
@@ -132,9 +123,11 @@ def draw_samples(
     Raises:
         ValueError: If an argument is out of range.
     """
+    n, batch_size, seed = plain(n), plain(batch_size), plain(seed)
     require_int("n", n, 1)
     require_int("batch_size", batch_size, 1)
-    require_temperature(temperature)
+    require_seed(seed)
+    temperature = require_temperature(temperature)
     parts = []
     with progress_bar(n, "image", show=progress) as bar:
         for start in range(0, n, batch_size):

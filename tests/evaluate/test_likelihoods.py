@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -95,3 +96,22 @@ def test_seeds_differ(make_config: Callable[..., EvaluateConfig], whole: dict[st
     other = evaluate(make_config(seed=1))
     assert numbers(other) != numbers(whole)
     assert numbers(other) == pytest.approx(numbers(whole), abs=0.1)
+
+
+def test_numbers_of_numpy_and_torch(folder: Path) -> None:
+    model, images = vflow.load_model(folder / "model"), held_out_images(folder)[:2]
+    expected = importance_sample(model, images, [4, 9], 3, 4, 1)
+    for number, indices in ((np.int64, np.array([4, 9])), (torch.tensor, torch.tensor([4, 9]))):
+        found = importance_sample(model, images, indices, number(3), number(4), number(1))
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_numbers_out_of_range(folder: Path) -> None:
+    model, images = vflow.load_model(folder / "model"), held_out_images(folder)[:2]
+    with pytest.raises(ValueError, match=r"^samples must be an integer of at least 1, got 0$"):
+        importance_sample(model, images, [0, 1], 0)
+    with pytest.raises(ValueError, match=r"^max_rows must be an integer of at least 1, got 0$"):
+        importance_sample(model, images, [0, 1], 2, 0)
+    for count, indices in ((2, [0]), (0, [])):
+        with pytest.raises(ValueError, match=rf"^indices must be as many as .* got {len(indices)}"):
+            importance_sample(model, images[:count], indices, 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import nullcontext
 
 import pytest
@@ -14,7 +16,7 @@ CPU = torch.backends.mkldnn.matmul
 
 
 def reset():
-    """Set what a process begins with."""
+    """Set what reads as a process begins with, though convolutions follow nothing any more."""
     torch.set_float32_matmul_precision("highest")
     CUDNN.allow_tf32 = True
     for of in (EVERYTHING, CUDNN, MATMUL, CPU):
@@ -92,3 +94,17 @@ def test_within(setting, allowed):
         for of in (MATMUL, CUDNN.conv, CUDNN.rnn):
             assert of.fp32_precision == ("tf32" if allowed else "ieee")
         assert CUDNN.allow_tf32 is MATMUL.allow_tf32 is allowed
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_process_that_has_set_nothing(allowed):
+    """Where convolutions have a default of PyTorch's own, which no setting gives back."""
+    program = f"""
+from tests.models.test_tf32 import state, tf32
+before = state()
+for _ in range(2):
+    with tf32({allowed}):
+        pass
+    assert state() == before, (state(), before)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -122,7 +122,7 @@ def compress(config: CompressConfig) -> dict[str, Any]:
         OSError: If something cannot be read or written.
     """
     require_output("out", Path(config.out), SUFFIX)
-    model = open_model(config.model)
+    model = open_model(config.model, say=True)
     pictures = _Sources(config, model)
     with atomic_path(config.out) as temporary:
         began = time.perf_counter()

@@ -36,7 +36,6 @@ from vflow.evaluate.opening import (
     progress_bar,
     require_output,
     require_seed,
-    say_source,
 )
 from vflow.fields import take_plain_numbers
 from vflow.files import write_json
@@ -139,9 +138,16 @@ class _Evaluation:
         with ranks.together(device):
             if ranks.is_main:  # the others wait, for it may download
                 self._open(device)
+        # A run may write a checkpoint between the two.
+        step = ranks.from_main(self._step() if ranks.is_main else -1, device)
         with ranks.together(device):
             if not ranks.is_main:
                 self._open(device)
+            if self._step() != step:
+                raise ValueError(
+                    "model must stay as it is while the processes open it, but "
+                    f"{config.model} was trained on: run the same command again"
+                )
             count = len(self.images) if config.images is None else config.images
             if count > len(self.images):
                 raise ValueError(
@@ -157,11 +163,12 @@ class _Evaluation:
     def _open(self, device: torch.device) -> None:
         config = self.config
         self.source = find_model(config.model)
-        if self.ranks.is_main:
-            say_source(self.source)
-        self.model = open_model(self.source, device)
+        self.model = open_model(self.source, device, say=self.ranks.is_main)
         self.model.set_precision(config.precision)
         self.images = open_images(self.model, config.data, config.split, config.data_root)
+
+    def _step(self) -> int:
+        return -1 if self.source.step is None else self.source.step
 
     def run(self) -> dict[str, Any]:
         device = self.model.device

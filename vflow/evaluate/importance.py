@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vflow.densities import log_mean_exp
+from vflow.fields import plain, require_int
 from vflow.models import ImageFlow
 from vflow.train.randomness import Stream, mix
 
@@ -36,7 +37,19 @@ def importance_sample(
     Returns:
         The mean of the S one-sample bounds [B], and the logarithm of the mean of their
         exponentials [B]; nats, float64.
+
+    Raises:
+        ValueError: If a number is out of range, or there are not as many indices as images.
     """
+    samples, max_rows, seed = plain(samples), plain(max_rows), plain(seed)
+    require_int("samples", samples, 1)
+    require_int("max_rows", max_rows, 1)
+    require_int("seed", seed, 0)
+    indices = [int(index) for index in indices]
+    if len(indices) != len(images) or not indices:
+        raise ValueError(
+            f"indices must be as many as images, at least 1, got {len(indices)} and {len(images)}"
+        )
     chunk = max(1, min(samples, max_rows // len(images)))
 
     def bound(rows: Tensor, numbers: range) -> Tensor:

@@ -19,31 +19,30 @@ from vflow.train.config import MAX_SEED
 LOG_SECONDS = 60
 
 
-def open_model(path: str | Path | Source, device: str | torch.device = "cpu") -> ImageFlow:
+def open_model(
+    path: str | Path | Source, device: str | torch.device = "cpu", say: bool = False
+) -> ImageFlow:
     """Open an image model, in evaluation mode.
 
     Args:
         path: As `vflow.load_model` takes it, or what `vflow.loading.find_model` found there.
         device: Where to load to.
+        say: Whether to tell on stderr which of a training run's parameters are taken.
 
     Raises:
         FileNotFoundError: If there is no such folder or repository, or a file is missing.
         ValueError: If a file is damaged or a pickle, or it is no image model.
     """
     source = path if isinstance(path, Source) else find_model(path)
+    if say and source.run is not None:
+        step = "" if source.step is None else f", of step {source.step}"
+        print(f"vflow: model: {source.path}{step}", file=sys.stderr)
     model = source.load()
     if not isinstance(model, ImageFlow):
         raise ValueError(
             f"model must be one of images, but {source.path} is a {type(model).__name__}"
         )
     return model.to(device)
-
-
-def say_source(source: Source) -> None:
-    """Tell on stderr which of a run's parameters were taken."""
-    if source.run is not None:
-        step = "" if source.step is None else f", of step {source.step}"
-        print(f"vflow: model: {source.path}{step}", file=sys.stderr)
 
 
 def open_images(model: ImageFlow, data: str, split: str, root: Path | None = None) -> torch.Tensor:

@@ -93,8 +93,10 @@ def require_no_file(path: Path) -> None:
         return
     what = "a file"
     with open(path, "rb") as file:
-        start = file.read(2)
-    if path.suffix in PICKLE_SUFFIXES or start == b"\x80\x04":
+        start = file.read(9)
+    # A safetensors file may begin like a pickle, but goes on with JSON.
+    is_pickle = start[:1] == b"\x80" and start[8:] != b"{"
+    if path.suffix in PICKLE_SUFFIXES or is_pickle:
         what = f"a file, and a pickle, which is never opened; it must hold {WEIGHTS_NAME}"
     elif path.suffix in DATA_SUFFIXES:
         what = "a file of data"
@@ -121,11 +123,9 @@ def _ask(repository: str, revision: str | None, token: str | bool | None) -> Exc
     url = hf_hub_url(repository, CONFIG_NAME, revision=revision)
     try:
         get_hf_file_metadata(url, token=token, timeout=HUB_SECONDS)
-    except (HFValidationError, RevisionNotFoundError):
+    except (HFValidationError, RevisionNotFoundError, EntryNotFoundError):
         raise
     except Exception as error:
-        if isinstance(error, EntryNotFoundError):
-            raise
         return error
     return None
 

@@ -17,6 +17,8 @@ def tf32(allowed: bool) -> Iterator[None]:
 
     PyTorch's own default allows it in convolutions only. Its settings are put back as they were, be
     they the old ones (`allow_tf32`, `set_float32_matmul_precision`) or the new (`fp32_precision`).
+    Only that default itself cannot be had again: convolutions are set to "tf32" in its place, and so
+    no longer take what is set above them later (`torch.backends.cudnn.fp32_precision`).
     """
     cudnn, matmul = _BACKENDS.cudnn, _BACKENDS.cuda.matmul
     on_gpu, on_cpu = (matmul, cudnn.conv, cudnn.rnn), _BACKENDS.mkldnn.matmul
@@ -59,6 +61,8 @@ def _own_settings(on_gpu: tuple[Any, ...], on_cpu: Any) -> list[str]:
 def _own(above: Any, own_above: str, product: Any) -> str:
     """Change what stands above for a moment, to see whether a setting follows."""
     found: str = product.fp32_precision
+    if found == "tf32" and above.fp32_precision == "none":
+        return found  # as a process begins with: it follows, until it is set for the first time
     above.fp32_precision = "ieee" if found == "tf32" else "tf32"
     own = found if product.fp32_precision == found else "none"
     above.fp32_precision = own_above

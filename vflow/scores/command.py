@@ -117,7 +117,7 @@ def score(config: ScoreConfig) -> dict[str, Any]:
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"out must be a folder, but {out} is a file")
     device = Ranks().device(config.device)
-    model = open_model(config.model, device)
+    model = open_model(config.model, device, say=True)
     scorer = Scorer(
         model=model,
         codec=config.complexity,
