@@ -175,8 +175,10 @@ def test_ctrl_c_in_the_toy_study(
 
 def test_models(capsys: pytest.CaptureFixture[str]) -> None:
     main(["models", "vflow-4m-*"])
-    lines = capsys.readouterr().out.splitlines()
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert heading.startswith("presets")
     assert [line.split()[0] for line in lines] == vflow.list_models("vflow-4m-*")
+    assert all("published: 3.1" in line for line in lines)
     assert "4,206,094" in lines[1]
     assert lines[1].split()[1] == "3x32x32"
     assert len({line.index("VFlow with") for line in lines[:2]}) == 1

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         augment,
         create_model,
         list_models,
+        list_trained_models,
         model_config,
     )
 
@@ -54,6 +55,7 @@ __all__ = [
     "flows",
     "interop",
     "list_models",
+    "list_trained_models",
     "load_model",
     "model_config",
     "nets",
@@ -67,7 +69,8 @@ _shorten_spin()
 
 if not TYPE_CHECKING:
     _MODELS = {name for name in __all__ if name[0].isupper()} | {
-        *("augment", "create_model", "list_models", "model_config"),
+        *("augment", "create_model", "list_models", "list_trained_models"),
+        "model_config",
     }
 
     def __getattr__(name):

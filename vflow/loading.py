@@ -22,6 +22,7 @@ from vflow.models.saved_files import (
     require_no_file,
 )
 from vflow.models.tree import config_of_run
+from vflow.models.zoo import trained_folder
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -67,11 +68,12 @@ def load_model(
     """Load a trained model of whatever class, in evaluation mode.
 
     Args:
-        path: A model's folder, a repository id on the Hugging Face Hub, a training run's folder, or
-            a checkpoint's. Of a run the newest parameters are taken: those of the finished
-            model/, or the averaged ones of the newest intact checkpoint where that is newer. A
-            checkpoint gives its averaged parameters; its file model.safetensors, named as the path,
-            those that are not averaged.
+        path: A model's folder, the name of a trained model that comes with the package
+            (`vflow.list_trained_models`), a repository id on the Hugging Face Hub, a training run's
+            folder, or a checkpoint's. Of a run the newest parameters are taken: those of the
+            finished model/, or the averaged ones of the newest intact checkpoint where that is
+            newer. A checkpoint gives its averaged parameters; its file model.safetensors, named as
+            the path, those that are not averaged.
         device: Where to load to; by default the CPU.
         map_location: `device`, by the name that the Hub's models take it under.
         strict: As for `VFlow.from_pretrained`.
@@ -96,7 +98,7 @@ def find_model(path: str | Path) -> Source:
     if folder.is_file():
         return _of_file(folder)
     if not folder.is_dir():
-        return Source(path=path)
+        return Source(path=trained_folder(path) or path)
     if (folder / STATE_NAME).is_file():
         return _of_checkpoint(folder)
     if (folder / WEIGHTS_NAME).is_file():

@@ -22,6 +22,9 @@ PARAMETERS = {
     "vflow-4m-q6": 4_251_022,
     "vflow-4m-q8": 4_196_878,
     "glow-cifar10": 44_052_816,
+    "flowpp-1m": 998_272,
+    "vflow-1m-c4": 1_002_782,
+    "vflow-1m-c6": 1_000_382,
     "vflow-photos": 1_280_136,
     "flowpp-photos": 1_273_072,
 }

@@ -83,9 +83,9 @@ def _list(args: Sequence[str]) -> None:
 
 def _models(args: Sequence[str]) -> None:
     from vflow.arguments import parse
-    from vflow.cli.about import ModelsConfig, describe_presets
+    from vflow.cli.about import ModelsConfig, describe_models
 
-    print(describe_presets(parse(ModelsConfig, "vflow models", args).pattern))
+    print(describe_models(parse(ModelsConfig, "vflow models", args).pattern))
 
 
 def _info(args: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""What the library has to say of itself: its presets, and what it finds on this machine."""
+"""What the library has to say of itself: its models, and what it finds on this machine."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ import importlib.metadata
 import os
 import platform
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
 
 import vflow
-from vflow.models import create_model, describe_model, list_models
+from vflow.models import (
+    create_model,
+    describe_model,
+    describe_trained,
+    list_models,
+    list_trained_models,
+    load_model,
+)
 from vflow.ops import backend
 from vflow.runtime.threads import describe_spin
 
@@ -24,7 +31,7 @@ LIBRARIES = (
 
 @dataclass(frozen=True, kw_only=True)
 class ModelsConfig:
-    """List the presets, with their sizes and numbers of parameters."""
+    """List the trained models and the presets, with their sizes and numbers of parameters."""
 
     pattern: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATTERN")] = "*"
     """Which, as in a shell: "vflow-4m-*"."""
@@ -35,27 +42,37 @@ class InfoConfig:
     """Tell the versions, the devices and the backends of the operations."""
 
 
-def describe_presets(pattern: str = "*") -> str:
-    """A table of the presets: name, image size, parameters, a line on each.
+def describe_models(pattern: str = "*") -> str:
+    """A table of what is trained and of the presets: name, image size, parameters, a line on each.
 
     Raises:
         ValueError: If none matches the pattern.
     """
-    names = list_models(pattern)
-    if not names:
-        raise ValueError(f"pattern must match one of {', '.join(list_models())}, got {pattern!r}")
-    rows = []
-    for name in names:
+    trained, presets = list_trained_models(pattern), list_models(pattern)
+    if not trained + presets:
+        names = ", ".join(list_trained_models() + list_models())
+        raise ValueError(f"pattern must match one of {names}, got {pattern!r}")
+    rows = [_row(name, load_model(name), describe_trained(name)) for name in trained]
+    for name in presets:
         with torch.device("meta"):  # shapes alone: a large preset takes no memory
-            model = create_model(name)
-        size = "x".join(map(str, model.data_shape))
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        rows.append((name, size, f"{parameters:,}", describe_model(name)))
+            rows.append(_row(name, create_model(name), describe_model(name)))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return "\n".join(
+    lines = [
         f"{name:<{widths[0]}}  {size:>{widths[1]}}  {parameters:>{widths[2]}}  {line}"
         for name, size, parameters, line in rows
-    )
+    ]
+    sections = []
+    if trained:
+        sections.append(["trained, for vflow.load_model", *lines[: len(trained)]])
+    if presets:
+        sections.append(["presets, for vflow.create_model", *lines[len(trained) :]])
+    return "\n\n".join("\n".join(section) for section in sections)
+
+
+def _row(name: str, model: Any, line: str) -> tuple[str, str, str, str]:
+    size = "x".join(map(str, model.data_shape))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return name, size, f"{parameters:,}", line
 
 
 def describe_machine() -> str:

@@ -156,8 +156,9 @@ class _Evaluation:
                 )
             self.count = count
             self.out = config.results_path(self.source.step)
+            self.fingerprint = self._fingerprint()
             self.files = ImageResults(
-                self.out, self._fingerprint(), ranks.rank, lambda: _bare_digest(self.images)
+                self.out, self.fingerprint, ranks.rank, lambda: _bare_digest(self.images)
             )
 
     def _open(self, device: torch.device) -> None:
@@ -279,6 +280,7 @@ class _Evaluation:
             "precision": config.precision,
             "device": self.model.device.type,
             "processes": self.ranks.size,
+            "digests": {name: self.fingerprint[name] for name in ("model", "images")},
             "config": self.model.config.to_tree(),
             "versions": _versions(),
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -28,6 +28,7 @@ from vflow.models.tree import AugmentConfig, ModelConfig
 from vflow.models.vector_flow import VectorFlow
 from vflow.models.vector_vflow import VectorVFlow, VectorVFlowConfig
 from vflow.models.vflow import VFlow
+from vflow.models.zoo import describe_trained, list_trained_models
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -52,7 +53,9 @@ __all__ = [
     "class_of",
     "create_model",
     "describe_model",
+    "describe_trained",
     "list_models",
+    "list_trained_models",
     "load_model",
     "make_model",
     "model_config",
@@ -73,7 +76,7 @@ def load_model(
     `vflow.load_model` opens training runs and checkpoints too.
 
     Args:
-        path: A model's folder, or a repository id on the Hugging Face Hub.
+        path: A model's folder, a trained model's name, or a repository id on the Hugging Face Hub.
         device: Where to load to; by default the CPU.
         map_location: `device`, by the name that the Hub's models take it under.
         strict: As for `from_pretrained`, like all the rest.

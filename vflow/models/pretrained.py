@@ -87,7 +87,8 @@ class Pretrained(PyTorchModelHubMixin, library_name="vflow", tags=["normalizing-
         """Load a model that `save_pretrained` or `push_to_hub` wrote, in evaluation mode.
 
         Args:
-            pretrained_model_name_or_path: A folder, or a repository id on the Hugging Face Hub.
+            pretrained_model_name_or_path: A folder, the name of a trained model that comes with the
+                package, or a repository id on the Hugging Face Hub.
             device: Where to load to; by default the CPU.
             map_location: `device`, by the name that the Hub's models take it under.
             strict: Whether the file must hold just this model's tensors. If not, those of its

@@ -16,6 +16,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from vflow.models.zoo import list_trained_models, trained_folder
+
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
@@ -51,8 +53,9 @@ def locate(path: str | Path, **hub: Unpack[HubOptions]) -> tuple[Path, Path]:
     what an earlier download left in the cache is taken.
 
     Args:
-        path: The folder, or OWNER/NAME on the Hub.
-        hub: `HubOptions`, of no effect for a folder.
+        path: The folder, the name of a trained model that comes with the package, or OWNER/NAME on
+            the Hub.
+        hub: `HubOptions`, of no effect for files that are here.
 
     Raises:
         FileNotFoundError: Naming what is missing.
@@ -64,6 +67,8 @@ def locate(path: str | Path, **hub: Unpack[HubOptions]) -> tuple[Path, Path]:
                 f"{name} is no argument; there are {', '.join(HubOptions.__annotations__)}"
             )
     folder = Path(path).expanduser()
+    if not folder.is_dir():
+        folder = trained_folder(path) or folder
     if folder.is_dir():
         for name in (CONFIG_NAME, WEIGHTS_NAME):
             if not (folder / name).is_file():
@@ -150,7 +155,7 @@ def _words(repository: str, revision: str | None, error: Exception) -> str:
 
 
 def _hint(path: str | Path) -> str:
-    """A folder of nearly that name beside it, or the preset that it is the name of."""
+    """A folder or a trained model of nearly that name, or the preset that it is the name of."""
     from vflow.models.presets import list_models  # presets are of models, which are located
 
     if str(path) in list_models():
@@ -159,5 +164,7 @@ def _hint(path: str | Path) -> str:
     if not parent.is_dir():
         return ""
     names = [entry.name for entry in parent.iterdir() if entry.is_dir()]
+    if parent == Path.cwd():
+        names += list_trained_models()
     close = difflib.get_close_matches(Path(path).name, names, 1)
     return f" (did you mean {Path(path).parent / close[0]}?)" if close else ""

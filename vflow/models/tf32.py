@@ -17,8 +17,8 @@ def tf32(allowed: bool) -> Iterator[None]:
 
     PyTorch's own default allows it in convolutions only. Its settings are put back as they were, be
     they the old ones (`allow_tf32`, `set_float32_matmul_precision`) or the new (`fp32_precision`).
-    Only that default itself cannot be had again: convolutions are set to "tf32" in its place, and so
-    no longer take what is set above them later (`torch.backends.cudnn.fp32_precision`).
+    Only that default itself cannot be had again: convolutions are set to "tf32" in its place, and
+    so no longer take what is set above them later (`torch.backends.cudnn.fp32_precision`).
     """
     cudnn, matmul = _BACKENDS.cudnn, _BACKENDS.cuda.matmul
     on_gpu, on_cpu = (matmul, cudnn.conv, cudnn.rnn), _BACKENDS.mkldnn.matmul
