@@ -232,6 +232,6 @@ def test_one_reader_of_configs(run: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def evaluate_digest(model: torch.nn.Module) -> str:
-    from vflow.evaluate.evaluation import _model_digest
+    from vflow.evaluate.evaluation import model_digest
 
-    return _model_digest(model)
+    return model_digest(model)

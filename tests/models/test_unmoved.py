@@ -44,14 +44,14 @@ def test_a_model_saved_before_gives_what_it_gave(case: str, tmp_path) -> None:
 
 def test_an_evaluation_begun_before_goes_on(tmp_path) -> None:
     """What an evaluation knows a model by is what it was."""
-    from vflow.evaluate.evaluation import _model_digest
+    from vflow.evaluate.evaluation import model_digest
 
     models, _ = recorded("models")
     digests = {case: index["digest"] for case, index in models.items() if "digest" in index}
     assert len(digests) == 4
     for case, digest in digests.items():
         model = vflow.load_model(unmoved.write_model(models[case], tmp_path / case))
-        assert _model_digest(model) == digest
+        assert model_digest(model) == digest
 
 
 @pytest.mark.parametrize("name", unmoved.LOSSES)

@@ -55,6 +55,13 @@ def _report(args: Sequence[str]) -> None:
     print(f"written to {report(parse(ReportConfig, 'vflow report', args))}")
 
 
+def _publish(args: Sequence[str]) -> None:
+    from vflow.arguments import parse
+    from vflow.publish import PublishConfig, publish
+
+    print(f"published: {publish(parse(PublishConfig, 'vflow publish', args))}")
+
+
 def _compress(args: Sequence[str]) -> None:
     from vflow.arguments import parse
     from vflow.compression.commands import CompressConfig, compress, summary
@@ -116,10 +123,11 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "sample": (_sample, "draw samples, as a picture and as an array"),
     "score": (_score, "tell which images do not belong to what a model was trained on"),
     "report": (_report, "lay training runs over each other on one page"),
+    "publish": (_publish, "write a run's model with its card, or put it on the Hub"),
     "compress": (_compress, "compress pictures or a data set with a model, without loss"),
     "decompress": (_decompress, "write the pictures of an archive"),
     "list": (_list, "tell what is in an archive"),
-    "models": (_models, "list the presets"),
+    "models": (_models, "list the trained models and the presets"),
     "info": (_info, "tell versions, devices and which operations run on what"),
     "demo": (_demo, "train a small VFlow on photographs in a few minutes"),
     "toy": (_toy, "see on densities of the plane why widening a flow helps"),

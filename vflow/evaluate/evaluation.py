@@ -247,7 +247,7 @@ class _Evaluation:
         """What the result of an image depends on; neither the model's path nor the data's."""
         config = self.config
         return {
-            "model": _model_digest(self.model),
+            "model": model_digest(self.model),
             "split": config.split,
             "images": images_digest(self.images),
             "samples": config.samples,
@@ -307,7 +307,8 @@ def _row(result: ImageResult) -> Tensor:
     return torch.tensor([result.elbo, result.log_prob, result.seconds, 1.0], dtype=torch.float64)
 
 
-def _model_digest(model: ImageFlow) -> str:
+def model_digest(model: ImageFlow) -> str:
+    """What an evaluation knows a model by: a digest of its config and its weights."""
     tree = model.config.to_tree()
     flat = flat_config(model.config)
     # Where it can, as before configs were trees, so that what was begun then goes on.

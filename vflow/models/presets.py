@@ -93,13 +93,13 @@ def vflow_4m_c6() -> VFlowConfig:
 
 @_preset("vflow-4m-q6")
 def vflow_4m_q6() -> VFlowConfig:
-    """As vflow-4m-c6, with more of the parameters in q(z|x); published: 3.13 bits/dim on CIFAR-10."""
+    """As vflow-4m-c6, with more parameters in q(z|x); published: 3.13 bits/dim on CIFAR-10."""
     return _vflow_4m(extra_dims=3, blocks=9, posterior_blocks=6)
 
 
 @_preset("vflow-4m-q8")
 def vflow_4m_q8() -> VFlowConfig:
-    """As vflow-4m-c6, with most of the parameters in q(z|x); published: 3.14 bits/dim on CIFAR-10."""
+    """As vflow-4m-c6, with most parameters in q(z|x); published: 3.14 bits/dim on CIFAR-10."""
     return _vflow_4m(extra_dims=3, blocks=8, posterior_blocks=8)
 
 
@@ -191,7 +191,7 @@ def flowpp_photos() -> FlowPlusPlusConfig:
 
 @_preset("glow-cifar10")
 def glow_cifar10() -> ModelConfig:
-    """Glow as openai/glow trains it, 44.0 million parameters; published: 3.35 bits/dim on CIFAR-10."""
+    """Glow as openai/glow has it, 44.1 million parameters; published: 3.35 bits/dim on CIFAR-10."""
     return ModelConfig(
         shape=(3, 32, 32),
         flow=GlowSpec(),

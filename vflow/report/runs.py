@@ -88,7 +88,7 @@ def read_run(folder: str | Path) -> RunRecord:
     return RunRecord(
         name=folder.resolve().name,
         folder=folder,
-        settings=_flat(config),
+        settings=flat_settings(config),
         train=train,
         tests=[record for record in records if record["kind"] == "eval"],
         samples=samples,
@@ -118,8 +118,11 @@ def _records(path: Path) -> list[Json]:
     return records
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, str]:
+def flat_settings(value: Any, prefix: str = "") -> dict[str, str]:
+    """A config by dotted names: {"optim": {"lr": 0.1}} -> {"optim.lr": "0.1"}."""
     if isinstance(value, dict):
-        parts = (_flat(part, f"{prefix}.{name}".lstrip(".")) for name, part in value.items())
+        parts = (
+            flat_settings(part, f"{prefix}.{name}".lstrip(".")) for name, part in value.items()
+        )
         return {name: text for part in parts for name, text in part.items()}
     return {prefix: "" if value is None else str(value)}

@@ -1,0 +1,128 @@
+"""The card of a trained model: what it is, what it reaches, and how it was made."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vflow.report.runs import RunRecord, flat_settings
+from vflow.train import TrainConfig
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a card tells beside the run's own record."""
+
+    name: str
+    """What the model is called."""
+    data: str
+    """What it was trained on, for a reader."""
+    model: str
+    """Its class."""
+    shape: tuple[int, ...]
+    """Of an image, channels first."""
+    parameters: int
+    training_images: int
+    evaluations: Sequence[Json]
+    """Files of `vflow evaluate` on these very weights."""
+    changes: Sequence[Json] = ()
+    """What `--resume-with-changes` changed along the way."""
+    commit: str | None = None
+    """The library's, where it was known."""
+
+
+def card(run: RunRecord, facts: Facts) -> str:
+    """Markdown with the Hub's metadata; it shows curves.png and samples.png beside it."""
+    size = "x".join(map(str, facts.shape))
+    return f"""---
+library_name: vflow
+license: apache-2.0
+tags:
+- normalizing-flow
+- unconditional-image-generation
+---
+
+# {facts.name}
+
+A {facts.model} of {facts.parameters:,} parameters for {size} images, trained on {facts.data}.
+
+```python
+import vflow
+
+model = vflow.load_model("{facts.name}")
+model.sample(64)  # uint8 [64, {", ".join(map(str, facts.shape))}]
+```
+
+## What it reaches
+
+{_table(facts.evaluations)}
+
+Bits/dim, lower is better, with the standard error over the images. "Bound" is the evidence lower
+bound of one draw of noise, "importance sampling" the tighter one of many draws an image.
+
+![bits/dim against training steps](curves.png)
+
+![samples](samples.png)
+
+## How it was made
+
+{_recipe(run, facts)}
+
+## Before you use it
+
+A likelihood says how well a model codes an image, and not whether the image belongs to the data:
+smooth images of another kind can well be the likelier ones. `vflow score` has scores that correct
+for that.
+"""
+
+
+def command(run: RunRecord) -> str:
+    """The command that trains such a model: what differs from the defaults."""
+    defaults = flat_settings(TrainConfig().to_json())
+    flags = [
+        f"--{name.replace('_', '-')} {shlex.quote(value)}"
+        for name, value in run.settings.items()
+        if name not in ("out", "data", "data_root", "model.set", "preset")
+        and value not in ("", defaults.get(name))
+    ]
+    return " ".join([f"vflow train --preset {run.settings['preset']} --data DATA", *flags])
+
+
+def _table(evaluations: Sequence[Json]) -> str:
+    if not evaluations:
+        return "It has not been evaluated on these weights (`vflow evaluate`)."
+    rows = ["| data | images | samples | bound | importance sampling |", "|---|---|---|---|---|"]
+    for found in evaluations:
+        bound, bits = _bits(found["elbo_bits_per_dim"]), _bits(found["bits_per_dim"])
+        rows.append(
+            f"| {found['data']}, {found['split']} | {found['images']:,} | {found['samples']:,} "
+            f"| {bound} | {bits if found['samples'] > 1 else '-'} |"
+        )
+    digests = sorted({found["digests"]["images"] for found in evaluations if "digests" in found})
+    return "\n".join([*rows, "", *(f"Images by their digest: `{digest}`." for digest in digests)])
+
+
+def _bits(bits: Json) -> str:
+    stderr = "" if bits["stderr"] is None else f" ± {bits['stderr']:.4f}"
+    return f"{bits['mean']:.4f}{stderr}"
+
+
+def _recipe(run: RunRecord, facts: Facts) -> str:
+    settings = run.settings
+    images = run.step * int(settings["batch_size"])
+    lines = [
+        f"{run.step:,} steps of {settings['batch_size']} images, which is "
+        f"{images / facts.training_images:.2f} epochs of {facts.training_images:,} images, in "
+        f"{run.hours:.2f} hours at {run.images_per_second:.0f} images/s (median).",
+    ]
+    if settings.get("init_from"):
+        lines.append("It began with the weights of an earlier run.")
+    for change in facts.changes:
+        lines.append(f"Changed on the way: {change}.")
+    if facts.commit is not None:
+        lines.append(f"Written by vflow at commit {facts.commit}.")
+    return "\n".join([*lines, "", "```sh", command(run), "```"])
