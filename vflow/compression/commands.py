@@ -58,7 +58,7 @@ class CompressConfig:
     verify: bool = True
     """Whether the archive is decoded and compared before it gets its name."""
     compare: bool = False
-    """Whether PNG, WebP and, where cjxl is installed, JPEG XL are measured on the same pictures."""
+    """Whether PNG, WebP and, where imagecodecs or cjxl is, JPEG XL are measured on the same."""
     batch_size: int | None = None
     """Tiles at once: more are faster, and cost some ten tiles' worth of ordinary coding each."""
     chunk: int = CHUNK_TILES

@@ -6,7 +6,7 @@ import io
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +25,10 @@ def codec_bytes(pictures: Iterable[NDArray[np.uint8]]) -> dict[str, int]:
         pictures: uint8 [H, W, C], C from 1 to 4.
 
     Returns:
-        By codec, each at its best effort: "PNG", "WebP" and, where the program cjxl is installed,
-        "JPEG XL".
+        By codec, each at its best effort: "PNG", "WebP" and, where imagecodecs or the program cjxl
+        is installed, "JPEG XL".
     """
-    cjxl = shutil.which("cjxl")
+    jpeg_xl = _jpeg_xl()
     sums = {"PNG": 0, "WebP": 0, "JPEG XL": 0}
     for pixels in pictures:
         image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
@@ -36,8 +36,8 @@ def codec_bytes(pictures: Iterable[NDArray[np.uint8]]) -> dict[str, int]:
         sums["PNG"] += len(png)
         if features.check("webp") and max(image.size) <= MAX_SIDE:
             sums["WebP"] += len(_save(image, "WEBP", lossless=True, quality=100, method=6))
-        if cjxl:
-            sums["JPEG XL"] += _jpeg_xl_bytes(cjxl, png)
+        if jpeg_xl is not None:
+            sums["JPEG XL"] += jpeg_xl(png)
     return {name: count for name, count in sums.items() if count}
 
 
@@ -47,7 +47,17 @@ def _save(image: Image.Image, name: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def _jpeg_xl_bytes(program: str, png: bytes) -> int:
+def _jpeg_xl() -> Callable[[bytes], int] | None:
+    """From a PNG file to the bytes of the same picture as JPEG XL, where that can be had."""
+    try:
+        from imagecodecs import jpegxl_encode, png_decode
+    except ImportError:
+        program = shutil.which("cjxl")
+        return None if program is None else lambda png: _bytes_by_program(program, png)
+    return lambda png: len(jpegxl_encode(png_decode(png), lossless=True, effort=9))
+
+
+def _bytes_by_program(program: str, png: bytes) -> int:
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "picture.png"), Path(folder, "picture.jxl")
         source.write_bytes(png)
