@@ -169,3 +169,24 @@ class TestLogDensity:
     def test_whole_numbers_want_elbo(self, model: ImageFlow):
         with pytest.raises(ValueError, match="values must be a tensor of the model's"):
             model.log_density(_images(2))
+
+
+@pytest.mark.parametrize("differentiate", ["decode", "log_prob"])
+def test_recomputing_a_model_with_dropout(differentiate: str):
+    """In training mode outside: the values and their gradients are both without dropout."""
+    model = vflow.create_model("vflow-tiny", **KINDS["vflow-tiny"], dropout=0.5).double()
+    model.initialize(_images(16))
+    model.train()
+    found = []
+    for recompute in (False, True):
+        model.set_recompute(recompute)
+        model.zero_grad()
+        if differentiate == "decode":
+            value = model.sample(2, generator=_seed(), differentiable=True)
+        else:
+            value = model.log_prob(_images(2), generator=_seed(), differentiable=True)
+        value.sum().backward()
+        found.append([value.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    assert len(found[0]) == len(found[1]) > 10
+    assert all(map(torch.equal, *found))
+    assert model.training

@@ -64,6 +64,8 @@ class Trunk(nn.Module):
         dtype = self.compute_dtype
         # torch.func has no hooks on what is saved, by which PyTorch recomputes.
         recompute = self.recompute and torch.is_grad_enabled() and not within_transform()
+        # What is computed in evaluation mode may find dropout at work by the time of its gradient.
+        recompute = recompute and (self.training or not self.dropout)
         with autocast(x.device.type, dtype):
             hidden = self.conv_in(x)
             for block in self.blocks:
