@@ -14,6 +14,7 @@ import torch
 
 from vflow.cli import main
 from vflow.plots import save_image_grid
+from vflow.report.runs import what_differs
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -80,6 +81,25 @@ def test_settings_that_differ_and_no_others(tmp_path: Path):
         ["setting", "first", "second"],
         ["optim.lr", "0.001", "0.002"],
     ]
+
+
+def test_evaluations_that_do_not_compare_are_marked(tmp_path: Path):
+    runs = [_run(tmp_path, name) for name in ("first", "second")]
+    assert "Compare with care" not in _report(tmp_path, *runs)
+    path = runs[1] / "model" / "evaluation-photos-test-64.json"
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps({**found, "samples": 1, "images": 12, "precision": "bf16"}))
+    page = _report(tmp_path, *runs)
+    assert "care: they differ in number of images, samples, precision.</p>" in page
+
+
+def test_the_digest_says_which_images_they_were():
+    a, b = ({"data": d, "split": "test", "images": 8, "samples": 1} for d in ("photos", "npy:x"))
+    assert what_differs([a, b]) == ["images"]
+    same = {"digests": {"images": "0a"}}
+    assert what_differs([a | same, b | same]) == []
+    assert what_differs([a | same, a | {"digests": {"images": "1b"}}]) == ["images"]
+    assert what_differs([]) == []
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path: Path):

@@ -289,7 +289,7 @@ class _Evaluation:
 
 def summary(results: dict[str, Any]) -> str:
     """The results in two lines."""
-    samples = f"{results['samples']} importance samples"
+    samples = f"{results['samples']} importance sample{'s' * (results['samples'] > 1)}"
     width = max(len(samples), len("one-sample bound"))
     what = f"{results['images']} {results['split']} images of {results['data']}"
     return (

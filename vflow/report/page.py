@@ -16,7 +16,7 @@ import tyro
 from vflow.evaluate.opening import require_output
 from vflow.files import atomic_path
 from vflow.plots import save_curves
-from vflow.report.runs import RunRecord, differing_settings, read_run
+from vflow.report.runs import RunRecord, differing_settings, read_run, what_differs
 
 SHOWN_SAMPLES = 6
 """Grids of samples shown of a run, from its first to its last."""
@@ -137,7 +137,9 @@ def _evaluations(runs: Sequence[RunRecord]) -> str:
     if not rows:
         return ""
     head = ("run", "images of", "images", "samples", "one-sample bound", "importance sampling")
-    return "<h2>Evaluations</h2>" + _table(head, rows, numbers=4)
+    different = what_differs([found for run in runs for found in run.evaluations])
+    note = f"<p>Compare with care: they differ in {', '.join(different)}.</p>" if different else ""
+    return "<h2>Evaluations</h2>" + _table(head, rows, numbers=4) + note
 
 
 def _differences(runs: Sequence[RunRecord]) -> str:

@@ -102,6 +102,24 @@ def differing_settings(runs: list[RunRecord]) -> list[str]:
     return sorted(name for name in names if len({run.settings.get(name) for run in runs}) > 1)
 
 
+def what_differs(evaluations: list[Json]) -> list[str]:
+    """What stands in the way of comparing evaluations: images, their number, samples, precision.
+
+    The images are the same where their digests are; earlier versions wrote none, and the names of
+    data and split stand in for them.
+    """
+    with_digests = all("digests" in found for found in evaluations)
+    facts = {
+        "images": lambda found: (
+            found["digests"]["images"] if with_digests else (found["data"], found["split"])
+        ),
+        "number of images": lambda found: found["images"],
+        "samples": lambda found: found["samples"],
+        "precision": lambda found: found.get("precision"),
+    }
+    return [name for name, fact in facts.items() if len(set(map(fact, evaluations))) > 1]
+
+
 def _records(path: Path) -> list[Json]:
     records = []
     for number, line in enumerate(path.read_text("utf-8").splitlines(keepends=True), 1):
