@@ -48,6 +48,14 @@ def _score(args: Sequence[str]) -> None:
     print(f"{report(score(config))}\nwritten to {config.out}")
 
 
+def _fid(args: Sequence[str]) -> None:
+    from vflow.arguments import parse
+    from vflow.fid import FidConfig, fid, summary
+
+    config = parse(FidConfig, "vflow fid", args)
+    print(f"{summary(fid(config))}\nwritten to {config.out}")
+
+
 def _report(args: Sequence[str]) -> None:
     from vflow.arguments import parse
     from vflow.report import ReportConfig, report
@@ -122,6 +130,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "evaluate": (_evaluate, "measure bits/dim by the bound and by importance sampling"),
     "sample": (_sample, "draw samples, as a picture and as an array"),
     "score": (_score, "tell which images do not belong to what a model was trained on"),
+    "fid": (_fid, "measure how far samples are from a data set, by FID and KID"),
     "report": (_report, "lay training runs over each other on one page"),
     "publish": (_publish, "write a run's model with its card, or put it on the Hub"),
     "compress": (_compress, "compress pictures or a data set with a model, without loss"),
