@@ -144,6 +144,22 @@ def test_a_folder_that_tells_all(run: Path, tmp_path: Path) -> None:
     )
 
 
+def test_others_may_read_what_a_run_and_a_model_leave(run: Path, tmp_path: Path) -> None:
+    """Whoever may read any new file: weights are not their owner's alone."""
+    out = tmp_path / "tiny"
+    main(["publish", str(run), "tiny", "-o", str(out)])
+    (tmp_path / "new").touch()
+    usual = (tmp_path / "new").stat().st_mode
+    files = [path for folder in (run, out) for path in folder.rglob("*") if path.is_file()]
+    assert len({path.suffix for path in files}) >= 5
+    assert {str(path) for path in files if path.stat().st_mode != usual} == set()
+
+
+def test_a_note_stands_on_the_card(run: Path, tmp_path: Path) -> None:
+    main(["publish", str(run), "tiny", "-o", str(tmp_path / "tiny"), "--note", "Noise, no images."])
+    assert "\nNoise, no images.\n" in (tmp_path / "tiny" / "README.md").read_text()
+
+
 def test_to_the_hub(
     run: Path, hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

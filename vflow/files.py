@@ -36,8 +36,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         try:
-            os.chmod(temporary, 0o666 & ~_umask())
             yield temporary
+            set_usual_mode(temporary)
             sync_file(temporary)
             os.replace(temporary, path)
             sync_folder(path.parent)
@@ -90,6 +90,14 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
         raise ValueError(f"{path} must be a JSON file, but it does not parse: {error}") from error
+
+
+def set_usual_mode(path: Path) -> None:
+    """Let those read a file who may read any new file of this user's.
+
+    Temporary files are their owner's alone, and so are those that safetensors writes.
+    """
+    os.chmod(path, 0o666 & ~_umask())
 
 
 def sync_file(path: str | Path) -> None:

@@ -42,6 +42,8 @@ class PublishConfig:
     """The folder to write; by default the last part of NAME here."""
     data: str | None = None
     """What the training data are called; by default as the run has them."""
+    note: str | None = None
+    """What a reader should know of the data or the figures, for the card."""
     upload: bool = False
     """Upload the folder to the Hub, as OWNER/NAME, after it was written."""
     private: bool = False
@@ -91,6 +93,7 @@ def publish(config: PublishConfig) -> str:
     facts = Facts(
         name=config.to,
         data=config.data or run.settings["data"],
+        note=config.note,
         model=type(model).__name__,
         shape=tuple(model.data_shape),
         parameters=sum(parameter.numel() for parameter in model.parameters()),

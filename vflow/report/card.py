@@ -31,6 +31,8 @@ class Facts:
     """Files of `vflow evaluate` on these very weights."""
     changes: Sequence[Json] = ()
     """What `--resume-with-changes` changed along the way."""
+    note: str | None = None
+    """What a reader should know of the data or the figures."""
     commit: str | None = None
     """The library's, where it was known."""
 
@@ -63,7 +65,7 @@ model.sample(64)  # uint8 [64, {", ".join(map(str, facts.shape))}]
 
 Bits/dim, lower is better, with the standard error over the images. "Bound" is the evidence lower
 bound of one draw of noise, "importance sampling" the tighter one of many draws an image.
-
+{_paragraph(facts.note)}
 ![bits/dim against training steps](curves.png)
 
 ![samples](samples.png)
@@ -104,6 +106,10 @@ def _table(evaluations: Sequence[Json]) -> str:
         )
     digests = sorted({found["digests"]["images"] for found in evaluations if "digests" in found})
     return "\n".join([*rows, "", *(f"Images by their digest: `{digest}`." for digest in digests)])
+
+
+def _paragraph(note: str | None) -> str:
+    return "" if note is None else f"\n{note}\n"
 
 
 def _bits(bits: Json) -> str:

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vflow.files import read_json, sync_file, sync_folder
+from vflow.files import read_json, set_usual_mode, sync_file, sync_folder
 
 STATE_NAME = "state.json"
 TEMPORARY_PREFIX = ".tmp-"
@@ -174,6 +174,7 @@ def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     try:
         save_file(plain, path, metadata={"format": "pt"})
+        set_usual_mode(path)
     except SafetensorError as error:
         raise OSError(f"{path} could not be written: {error}") from error
 
