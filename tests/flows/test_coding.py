@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from tests.ops.test_coder import same
 from vflow import flows
+from vflow.flows import couplings
 from vflow.flows.couplings import MixLogisticSpec
 from vflow.flows.elementwise import PIXEL_BITS
 from vflow.models.builders.steps import Steps
@@ -37,6 +39,20 @@ def linear(shape):
     return layer
 
 
+def channel_linear(channels):
+    layer = flows.ChannelActNormConv1x1(channels)
+    nn.init.uniform_(layer.scale, 0.3, 3.0)
+    nn.init.normal_(layer.bias)
+    return layer
+
+
+def whitening(channels=3):
+    layer = flows.ChannelWhitening(channels)
+    nn.init.normal_(layer.mean)
+    nn.init.normal_(layer.log_sigma)
+    return layer
+
+
 def mixture(squash):
     return flows.MixLogisticCoupling(Net(2, 3 * (2 + 3 * 4), 2.0), 4, squash)
 
@@ -46,6 +62,17 @@ LAYERS = {
     "mixture, squashed": lambda: mixture(True),
     "mixture": lambda: mixture(False),
     "affine": lambda: flows.AffineCoupling(Net(2, 6, 3.0)),
+    "additive": lambda: couplings.AdditiveCoupling(Net(2, 3, 3.0)),
+    "sigmoid affine": lambda: couplings.SigmoidAffineCoupling(Net(2, 6, 3.0)),
+    "spline": lambda: couplings.SplineCoupling(Net(2, 3 * 14), 5, 2.0),
+    "linear by channel": lambda: channel_linear(3),
+    "top": whitening,
+    "factored out": lambda: flows.FactorOut(1, Net(1, 4), whitening(1)),
+    "noise factored out": lambda: flows.FactorOut(1, None, channel_linear(1)),
+    "twice factored out": lambda: flows.FactorOut(
+        2, Net(2, 2), flows.FactorOut(1, Net(1, 2), whitening(1))
+    ),
+    "conditioned": lambda: flows.Conditioned(flows.AffineCoupling(nn.Identity())),
     "gaussian": lambda: flows.GaussianAffineCoupling(Net(2, 6)),
     "checkerboard": flows.CheckerboardSplit,
     "channels": lambda: flows.ChannelSplit(1),
@@ -56,12 +83,25 @@ LAYERS = {
     "composed": lambda: flows.Compose([mixture(True), flows.TupleFlip(), flows.TupleFlip()]),
     "sigmoid": flows.Sigmoid,
     "pixels": flows.Preprocess,
+    "centred pixels": flows.Centre,
 }
-HALVES = {"mixture", "affine", "gaussian", "flip", "per half", "inverse", "composed"}
+PIXELS = {"pixels", "centred pixels"}
+HALVES = {
+    "additive",
+    "affine",
+    "composed",
+    "flip",
+    "gaussian",
+    "inverse",
+    "mixture",
+    "per half",
+    "sigmoid affine",
+    "spline",
+}
 
 
 def values(name, batch=30):
-    if name == "pixels":
+    if name in PIXELS:
         return torch.randint(0, 256 << PIXEL_BITS, (batch, 4, 6, 3))
     draw = lambda channels: (torch.randn(batch, 4, 6, channels).double() * GRID).long()  # noqa: E731
     return (draw(2), draw(3)) if name.split(",")[0] in HALVES else draw(3)
@@ -84,15 +124,16 @@ def test_round_trip_map_and_bits(name):
     start = Coder(coder.lanes, lend=False)
     coder.push_bits(torch.randint(0, 1 << 32, (40_000,)), 32)
     start, bits = Coder(coder.lanes, lend=False), coder.bits
-    y = layer.code(x, coder)
-    real_y, logdet = layer(as_real(x, PIXEL_GRID if name == "pixels" else GRID))
+    context = torch.randn(30, 4, 6, 6).double() if name == "conditioned" else None
+    y = layer.code(x, coder, context)
+    real_y, logdet = layer(as_real(x, PIXEL_GRID if name in PIXELS else GRID), context)
     error = (flat(y) / GRID - flat(real_y)).abs() / (1 + flat(real_y).abs())
     assert error.max() < (0.1 if name == "inverse" else 2e-3)  # its steep places are not smooth
     # Whole numbers over 2^26 on one side and 2^32 on the other are six bits a value apart.
-    finer = 6 * x.numel() if name == "pixels" else 0
+    finer = 6 * x.numel() if name in PIXELS else 0
     expected = bits - coder.bits - finer
     assert abs(expected - logdet.sum().item() / math.log(2)) / flat(y).numel() < 2e-3
-    back = layer.code_inverse(y, coder)
+    back = layer.code_inverse(y, coder, context)
     assert torch.equal(flat(back), flat(x))
     assert same(coder, start)
 
@@ -113,6 +154,46 @@ def test_far_and_flat_places_cost_bits_and_never_fail():
         wild = (x[0], y[1] + (step * torch.randn(y[1].shape).double() * GRID).long())
         back = layer.code_inverse(wild, coder)
         assert torch.equal(layer.code(back, coder)[1], wild[1])
+
+
+@pytest.mark.parametrize("bound", [0.3, 3.0, 1000.0])
+def test_a_spline_of_any_size_and_steepness(bound):
+    """Knots that nearly meet, slopes up to 80, values on the bound and far outside of it."""
+    layer, coder = couplings.SplineCoupling(nn.Identity(), 6, bound), Coder(lend=True)
+    edge = bound + torch.tensor([-1e-5, -(2**-32), 0.0, 2**-32, 1e-5]).double()
+    x = torch.cat([torch.linspace(-2, 2, 2990).double() * bound, edge, -edge])
+    x = (torch.cat([x, torch.tensor([-1e5, 1e5])]) * GRID).long()
+    params = 20 * torch.randn(len(x), 17)
+    y = layer.code_elements(x, params, coder)
+    assert torch.equal(layer.uncode_elements(y, params, coder), x)
+    far = x.abs() > 1.1 * bound * GRID
+    assert ((y - x)[far].abs() / (1 + x[far].abs())).max() < 1e-5
+    wild = y + torch.randint(-(1 << 20), 1 << 20, y.shape)
+    back = layer.uncode_elements(wild, params, coder)
+    assert torch.equal(layer.code_elements(back, params, coder), wild)
+
+
+@pytest.mark.parametrize(
+    ("layer", "params", "message"),
+    [
+        (couplings.AdditiveCoupling(nn.Identity()), [[math.nan]], "an offset must be below 2^18"),
+        (couplings.AdditiveCoupling(nn.Identity()), [[1e6]], "an offset must be below 2^18"),
+        (couplings.SigmoidAffineCoupling(nn.Identity()), [[0.0, -40.0]], "a scale must be within"),
+        (couplings.SplineCoupling(nn.Identity(), 2, 3.0), [[math.inf] * 5], "must be finite"),
+        (couplings.SplineCoupling(nn.Identity(), 2, 2e3), [[0.0] * 5], "at most 1024 to be coded"),
+    ],
+)
+def test_parameters_beyond_a_rule_are_refused(layer, params, message):
+    for call in (layer.code_elements, layer.uncode_elements):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            call(torch.zeros(1, dtype=torch.int64), torch.tensor(params), Coder(lend=True))
+
+
+def test_what_is_outside_of_centred_pixels_is_refused():
+    for value in (-(1 << 31) - 1, 1 << 31):
+        y = torch.tensor([[value]])
+        with pytest.raises(ValueError, match="outside of what its layer can code"):
+            flows.Centre().code_inverse(y, Coder(lend=True))
 
 
 def test_what_has_no_rule_says_so():

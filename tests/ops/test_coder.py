@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from vflow.ops import coder as coder_module
-from vflow.ops.coder import GRID, LANES, LEAST_STATE, START_STATE, Affine, Coder, Lane, LinearPlan
+from vflow.ops.coder import GRID, LANES, LEAST_STATE, START_STATE, Affine, Coder, Lane
+from vflow.ops.lifting import LinearPlan
 from vflow.ops.normal_masses import normal_starts
 
 

@@ -66,7 +66,7 @@ def encode_chunk(
         progress(first)
     for start in range(first, len(images), batch):
         part = images[start : start + batch]
-        encode_batch(model, part, coder)
+        _encode(model, part, coder)
         if progress:
             progress(len(part))
     lanes, lent = coder.lanes, coder.lent_words
@@ -120,6 +120,16 @@ def chunk_info(data: bytes) -> ChunkInfo:
     return _parse(data)[0]
 
 
+def _encode(model: ImageFlow, images: torch.Tensor, coder: Coder) -> None:
+    try:
+        encode_batch(model, images, coder)
+    except ValueError as error:
+        raise ValueError(
+            f"the model cannot code one of {len(images)} tiles, which is too far from what it "
+            f"was trained on: {error}"
+        ) from error
+
+
 def _batches(info: ChunkInfo) -> list[int]:
     rest = range(info.first_tiles, info.tiles, info.batch)
     return [min(info.batch, info.tiles - start) for start in rest]
@@ -130,7 +140,7 @@ def _first_tiles(
 ) -> tuple[int, bytes]:
     """How many tiles the stacks begin with, and their bytes: as few as spare being lent any."""
     trial = Coder(lend=True)
-    encode_batch(model, images[:batch], trial)
+    _encode(model, images[:batch], trial)
     needed = 4 * int(trial.lent_words.max()) * LANES
     low, high = 0, 1
     while high < len(tiles) and len(encode_tiles(tiles[:high])) < needed:

@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
-from numpy.typing import NDArray
 
 from vflow.compression.chunk import MAX_BATCH, ChunkInfo
 from vflow.compression.compare import codec_bytes
 from vflow.compression.identity import ARITHMETICS
 from vflow.compression.index import MAX_CHUNK_TILES
-from vflow.compression.pictures import (
-    Picture,
-    find_pictures,
-    grid_of,
-    output_name,
-    read_picture,
-    write_picture,
-)
+from vflow.compression.pictures import output_name, write_picture
 from vflow.compression.reader import ArchiveReader
+from vflow.compression.sources import Sources
 from vflow.compression.writer import CHUNK_TILES, ArchiveWriter
-from vflow.evaluate.opening import open_images, open_model, progress_bar, require_output
+from vflow.evaluate.opening import open_model, progress_bar, require_output
 from vflow.files import atomic_path
 from vflow.models import ImageFlow
 from vflow.models.config import require_choice, require_int
@@ -123,7 +115,9 @@ def compress(config: CompressConfig) -> dict[str, Any]:
     """
     require_output("out", Path(config.out), SUFFIX)
     model = open_model(config.model, say=True)
-    pictures = _Sources(config, model)
+    pictures = Sources(
+        model, config.images, config.data, config.split, config.data_root, config.count
+    )
     with atomic_path(config.out) as temporary:
         began = time.perf_counter()
         with open(temporary, "wb") as file, progress_bar(pictures.tiles, "tile") as bar:
@@ -237,57 +231,7 @@ def _about(info: ChunkInfo | ValueError) -> str:
     )
 
 
-class _Sources:
-    """What is to be compressed: read once to see that all of it can be, and again to do it."""
-
-    def __init__(self, config: CompressConfig, model: ImageFlow) -> None:
-        self._files = find_pictures(list(config.images)) if config.images else []
-        self._images: NDArray[np.uint8] | None = None
-        self._name = ""
-        channels, height, width = model.data_shape
-        if config.data is not None:
-            images = open_images(model, config.data, config.split, config.data_root)
-            images = images[: config.count]
-            self._images = images.permute(0, 2, 3, 1).contiguous().numpy()
-            self._name = f"{config.data} {config.split}"
-            self.count = self.tiles = len(images)
-            self.values = images.numel()
-            return
-        self.count, self.tiles, self.values = len(self._files), 0, 0
-        for path, name in self._files:
-            picture = read_picture(path, name)
-            if picture.pixels.shape[-1] not in (1, channels) or channels not in (1, 3):
-                raise ValueError(
-                    f"{path} cannot be compressed: the model is of images of {channels} "
-                    f"channel{'s' * (channels > 1)}, got {picture.pixels.shape[-1]}"
-                )
-            shape = picture.pixels.shape
-            rows, columns = grid_of(shape[0], shape[1], height, width)
-            self.tiles += rows * columns
-            self.values += picture.pixels.size
-            self.values += 0 if picture.alpha is None else picture.alpha.size
-
-    def add_to(self, writer: ArchiveWriter) -> None:
-        if self._images is not None:
-            writer.add_images(self._images, self._name)
-            return
-        for picture in self.pictures():
-            writer.add_picture(picture)
-
-    def pictures(self) -> Iterator[Picture]:
-        if self._images is not None:
-            for image in self._images:
-                yield Picture("", image)
-        for path, name in self._files:
-            yield read_picture(path, name)
-
-    def arrays(self) -> Iterator[NDArray[np.uint8]]:
-        for picture in self.pictures():
-            alpha = [] if picture.alpha is None else [picture.alpha[..., None]]
-            yield np.concatenate([picture.pixels, *alpha], axis=-1)
-
-
-def _verify(path: Path, model: ImageFlow, sources: _Sources) -> None:
+def _verify(path: Path, model: ImageFlow, sources: Sources) -> None:
     with open(path, "rb") as file, progress_bar(sources.tiles, "tile") as bar:
         bar.set_description("verify", refresh=False)
         reader = ArchiveReader(file, model, bar.update)

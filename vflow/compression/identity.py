@@ -52,28 +52,19 @@ def arithmetic(model: ImageFlow, name: str) -> Iterator[None]:
         model.train(training)
 
 
-def require_codable(model: ImageFlow, name: str) -> None:
-    """Raise ValueError unless the model can be coded with in that arithmetic."""
-    if not isinstance(model, ImageFlow):
-        raise ValueError(f"model must be one of images, got {type(model).__name__}")
-    parameter = next(model.parameters())
-    if parameter.device.type != "cpu":
-        raise ValueError(f"model must be on the CPU to compress, got {parameter.device}")
-    if name == "exact" and parameter.dtype != torch.float32:
-        raise ValueError(
-            f"exact arithmetic needs a model of float32, got {parameter.dtype}; "
-            "the arithmetic native takes others"
-        )
-
-
 def probe(model: ImageFlow, batches: set[int]) -> str:
-    """A digest of what the model computes here, in batches of these sizes."""
+    """A digest of what the model computes here, in batches of these sizes.
+
+    Of gentle slopes with a little noise: what is far from all pictures drives some models beyond
+    the coder's range. Where even these do, what is on the stacks by then is what is compared.
+    """
     digest = hashlib.sha256()
     for batch in sorted(batches):
         numbers = torch.arange(batch * model.dims, dtype=torch.int64)
-        images = (numbers * numbers * 31 + numbers * 7) // 64 % 256
+        images = 96 + numbers // 7 % 64 + (numbers * numbers * 31 + numbers * 7) // 64 % 8
         coder = Coder(lend=True)
-        encode_batch(model, images.to(torch.uint8).view(batch, *model.data_shape), coder)
+        with contextlib.suppress(ValueError):
+            encode_batch(model, images.to(torch.uint8).view(batch, *model.data_shape), coder)
         for lane in coder.lanes:
             digest.update(lane.state.to_bytes(8, "little") + lane.words.tobytes())
     return digest.hexdigest()

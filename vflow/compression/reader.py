@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from vflow.compression import container
 from vflow.compression.chunk import ChunkInfo, Progress, chunk_info, decode_chunk
+from vflow.compression.codable import require_codable
 from vflow.compression.codec import decode_picture
-from vflow.compression.identity import arithmetic, model_digest, probe, require_codable
+from vflow.compression.identity import arithmetic, model_digest, probe
 from vflow.compression.index import read_entries, read_probe, read_shape
 from vflow.compression.pictures import Picture, from_tiles, grid_of
 from vflow.models import ImageFlow

@@ -8,11 +8,14 @@ one-sample bound of the noise that was popped (VFlow, Chen et al., 2020, Eq. 7).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vflow.densities import Augmented, ConditionalDensity, Uniform
+from vflow.densities.base import tensors_of
+from vflow.flows import Shapes
 from vflow.flows.elementwise import PIXEL_BITS
 from vflow.models import ImageFlow
 from vflow.ops.coder import GRID, GRID_BITS, Coder, to_float
@@ -49,9 +52,10 @@ def encode_batch(model: ImageFlow, images: Tensor, coder: Coder) -> Noise:
     x = model.preprocess.code((pixels << PIXEL_BITS) + u, coder)
     density, eps_z = model.density.density, None
     if isinstance(density, Augmented):
-        z, eps_z = _pop_z(density, x, coder)
+        z, eps_z = _pop_z(model, x, coder)
         x = torch.cat([x, z], dim=-1)
-    coder.push_normal(model.flow.code(x, coder))
+    for part in tensors_of(model.flow.code(x, coder)):
+        coder.push_normal(part)
     return Noise(_to_noise(eps_u), None if eps_z is None else _to_noise(eps_z))
 
 
@@ -70,16 +74,23 @@ def decode_batch(model: ImageFlow, count: int, coder: Coder) -> Tensor:
     Raises:
         ValueError: If the stacks hold no such thing.
     """
-    density, shape = model.density.density, model.density.latent_shapes
-    x = model.flow.code_inverse(coder.pop_normal((count, *shape)), coder)
+    density = model.density.density
+    x = model.flow.code_inverse(_pop_latent(model.density.latent_shapes, count, coder), coder)
     if isinstance(density, Augmented):
         channels = x.shape[-1] - density.extra
         x, z = x[..., :channels].contiguous(), x[..., channels:].contiguous()
-        _push_z(density, x, z, coder)
+        _push_z(model, x, z, coder)
     y = model.preprocess.code_inverse(x, coder)
     pixels = y >> PIXEL_BITS
     _push_u(model, pixels, y - (pixels << PIXEL_BITS), coder)
     return pixels.to(torch.uint8).permute(0, 3, 1, 2).contiguous()
+
+
+def _pop_latent(shapes: Shapes, count: int, coder: Coder) -> Any:
+    """One tensor, or as many as the flow has, the last one first."""
+    if isinstance(shapes[0], int):
+        return coder.pop_normal((count, *shapes))
+    return tuple(coder.pop_normal((count, *shape)) for shape in reversed(shapes))[::-1]
 
 
 def _pop_u(model: ImageFlow, pixels: Tensor, coder: Coder) -> tuple[Tensor, Tensor]:
@@ -90,7 +101,7 @@ def _pop_u(model: ImageFlow, pixels: Tensor, coder: Coder) -> tuple[Tensor, Tens
         u = coder.pop_bits(tuple(pixels.shape), PIXEL_BITS)
         return u, u << SPARE_BITS
     eps = coder.pop_normal(tuple(pixels.shape))
-    u = dequantizer.flow.code(eps, coder, _features(dequantizer, pixels << GRID_BITS))
+    u = dequantizer.flow.code(eps, coder, _features(model, dequantizer, pixels << GRID_BITS))
     coder.push_bits(u & ((1 << SPARE_BITS) - 1), SPARE_BITS)
     return u >> SPARE_BITS, eps
 
@@ -101,30 +112,34 @@ def _push_u(model: ImageFlow, pixels: Tensor, u: Tensor, coder: Coder) -> None:
         coder.push_bits(u, PIXEL_BITS)
         return
     u = (u << SPARE_BITS) + coder.pop_bits(tuple(u.shape), SPARE_BITS)
-    features = _features(dequantizer, pixels << GRID_BITS)
+    features = _features(model, dequantizer, pixels << GRID_BITS)
     coder.push_normal(dequantizer.flow.code_inverse(u, coder, features))
 
 
-def _pop_z(density: Augmented, x: Tensor, coder: Coder) -> tuple[Tensor, Tensor]:
+def _pop_z(model: ImageFlow, x: Tensor, coder: Coder) -> tuple[Tensor, Tensor]:
     """z and the noise it was made of, over 2^32."""
-    posterior = density.posterior
-    eps = coder.pop_normal((*x.shape[:-1], density.extra))
+    posterior = model.posterior
+    eps = coder.pop_normal((*x.shape[:-1], _extra(model)))
     if posterior.flow is None:
         return eps, eps
-    return posterior.flow.code(eps, coder, _features(posterior, x)), eps
+    return posterior.flow.code(eps, coder, _features(model, posterior, x)), eps
 
 
-def _push_z(density: Augmented, x: Tensor, z: Tensor, coder: Coder) -> None:
-    posterior = density.posterior
+def _extra(model: ImageFlow) -> int:
+    density = model.density.density
+    return density.extra if isinstance(density, Augmented) else 0
+
+
+def _push_z(model: ImageFlow, x: Tensor, z: Tensor, coder: Coder) -> None:
+    posterior = model.posterior
     if posterior.flow is not None:
-        z = posterior.flow.code_inverse(z, coder, _features(posterior, x))
+        z = posterior.flow.code_inverse(z, coder, _features(model, posterior, x))
     coder.push_normal(z)
 
 
-def _features(conditional: ConditionalDensity, x: Tensor) -> Tensor:
+def _features(model: ImageFlow, conditional: ConditionalDensity, x: Tensor) -> Tensor:
     """What a conditional flow is told of x, int64 over 2^32."""
-    assert conditional.flow is not None
-    return conditional.features(to_float(x, next(conditional.flow.parameters()).dtype))
+    return conditional.features(to_float(x, next(model.parameters()).dtype))
 
 
 def _require_uniform(dequantizer: ConditionalDensity) -> None:

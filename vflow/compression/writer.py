@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from vflow.compression import container
 from vflow.compression.chunk import MAX_BATCH, Progress, chunk_info, encode_chunk
+from vflow.compression.codable import require_codable
 from vflow.compression.codec import encode_picture
-from vflow.compression.identity import arithmetic, model_digest, probe, require_codable
+from vflow.compression.identity import arithmetic, model_digest, probe
 from vflow.compression.index import MAX_CHUNK_TILES, MODES
 from vflow.compression.pictures import Picture, grid_of, to_tiles
 from vflow.models import ImageFlow

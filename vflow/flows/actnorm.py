@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from vflow.flows.base import Flow
 from vflow.flows.embedding import Places
 from vflow.ops import actnorm_conv1x1, actnorm_conv1x1_inverse
-from vflow.ops.coder import Coder, LinearPlan
+from vflow.ops.coder import Coder
+from vflow.ops.lifting import LinearPlan
 
 VARIANCE_EPSILON = 1e-8
 LEAST_SCALE = 1e-10

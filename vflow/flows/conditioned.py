@@ -6,6 +6,7 @@ from torch import Tensor
 
 from vflow.flows.base import Flow
 from vflow.flows.couplings.base import Coupling
+from vflow.ops.coder import Coder
 
 
 class Conditioned(Flow):
@@ -30,3 +31,11 @@ class Conditioned(Flow):
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """y [B, ..., C], context [B, ..., C * P] -> x [B, ..., C], logdet [B]."""
         return self.coupling.untransform(y, self._params(context))
+
+    def code(self, x: Tensor, coder: Coder, context: Tensor | None = None) -> Tensor:
+        """`forward` of whole numbers."""
+        return self.coupling.code_elements(x, self._params(context), coder)
+
+    def code_inverse(self, y: Tensor, coder: Coder, context: Tensor | None = None) -> Tensor:
+        """`inverse` of whole numbers."""
+        return self.coupling.uncode_elements(y, self._params(context), coder)

@@ -18,6 +18,8 @@ LOGIT_MARGIN = 0.05
 # For lossless coding. A pixel's noise needs fewer bits than other values do.
 PIXEL_BITS = 26
 PIXEL_CELL_BITS = 20  # of a cell, a 64th of a pixel
+CENTRE_SPARE_BITS = PIXEL_BITS + PIXEL_VALUES.bit_length() - 1 - GRID_BITS
+HALF = 1 << (GRID_BITS - 1)
 SIGMOID_CELL_BITS = 27  # a cell is a 32nd
 SIGMOID_REACH = 64  # code takes what is within +-64
 
@@ -59,6 +61,18 @@ class Centre(Flow):
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """y [B, ...] -> x [B, ...], logdet [B]; x leaves [0, 256) where y leaves [-0.5, 0.5)."""
         return (y + 0.5) * PIXEL_VALUES, -self._logdet(y)
+
+    def code(self, x: Tensor, coder: Coder, context: Tensor | None = None) -> Tensor:
+        """Pixels x, int64 over 2^26 -> y, int64 over 2^32, which is too coarse for two bits."""
+        coder.push_bits(x & ((1 << CENTRE_SPARE_BITS) - 1), CENTRE_SPARE_BITS)
+        return (x >> CENTRE_SPARE_BITS) - HALF
+
+    def code_inverse(self, y: Tensor, coder: Coder, context: Tensor | None = None) -> Tensor:
+        """y, int64 over 2^32 -> pixels x, int64 over 2^26."""
+        if y.numel() and (y.min() < -HALF or y.max() >= HALF):
+            raise ValueError("a value is outside of what its layer can code")
+        low = coder.pop_bits(tuple(y.shape), CENTRE_SPARE_BITS)
+        return ((y + HALF) << CENTRE_SPARE_BITS) + low
 
     @staticmethod
     def _logdet(x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vflow.flows.base import Flow, Shapes
 from vflow.flows.embedding import CannotEmbed, Places
+from vflow.ops.coder import Affine, Coder, to_float
 
 
 class FactorOut(Flow):
@@ -59,6 +60,29 @@ class FactorOut(Flow):
             z = z * torch.exp(log_sigma) + mean
             logdet = logdet + log_sigma.flatten(1).sum(1)
         return torch.cat([h, z], dim=-1), logdet
+
+    def code(self, x: Tensor, coder: Coder, context: Tensor | None = None) -> tuple[Tensor, ...]:
+        """`forward` of whole numbers: what leaves, then the rest, so that it comes back first."""
+        h, eps = x[..., : self.kept], x[..., self.kept :]
+        if self.prior is not None:
+            eps = coder.affine(eps, self._affine(h))
+        return (eps, *_as_tuple(self.rest.code(h, coder, context)))
+
+    def code_inverse(
+        self, y: tuple[Tensor, ...], coder: Coder, context: Tensor | None = None
+    ) -> Tensor:
+        """`inverse` of whole numbers."""
+        z, *others = y
+        rest = others[0] if len(others) == 1 else tuple(others)
+        h = self.rest.code_inverse(rest, coder, context)
+        if self.prior is not None:
+            z = coder.affine_inverse(z, self._affine(h))
+        return torch.cat([h, z], dim=-1)
+
+    def _affine(self, h: Tensor) -> Affine:
+        assert self.prior is not None
+        real = to_float(h, next(self.prior.parameters()).dtype)
+        return Affine.whitening(*self._mean_and_log_sigma(real))
 
     def output_shape(self, shape: Shapes) -> Shapes:
         """[..., C] -> [..., C - kept] and what `rest` makes of [..., kept]."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vflow.flows.base import Flow
 from vflow.flows.embedding import Places
+from vflow.ops.coder import Affine, Coder
 
 
 class ChannelWhitening(Flow):
@@ -30,6 +31,17 @@ class ChannelWhitening(Flow):
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """eps [B, ..., C] -> x alike, logdet [B]."""
         return y * torch.exp(self.log_sigma) + self.mean, -self._logdet(y)
+
+    def code(self, x: Tensor, coder: Coder, context: Tensor | None = None) -> Tensor:
+        """`forward` of whole numbers."""
+        return coder.affine(x, coder.plan(self, self._affine))
+
+    def code_inverse(self, y: Tensor, coder: Coder, context: Tensor | None = None) -> Tensor:
+        """`inverse` of whole numbers."""
+        return coder.affine_inverse(y, coder.plan(self, self._affine))
+
+    def _affine(self) -> Affine:
+        return Affine.whitening(self.mean.detach(), self.log_sigma.detach())
 
     @torch.no_grad()
     def embed(self, narrow: Any, places: Places) -> Places:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vflow.nets.embedding import copy_parameters, embed_inputs, embed_outputs
+from vflow.ops import backend, exact
 
 INITIAL_STD = 0.05
 STD_EPSILON = 1e-6
@@ -48,7 +49,7 @@ class NormedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, H, W, in] -> [B, H, W, out]."""
-        scale = self.log_scale.exp()  # on the weights, which are fewer than the pixels
+        scale = _exp(self.log_scale)  # on the weights, which are fewer than the pixels
         return convolve(x, self.weight * scale.view(-1, 1, 1, 1), self.bias * scale)
 
 
@@ -66,7 +67,7 @@ class ZeroConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, H, W, in] -> [B, H, W, out]."""
-        scale = (LOG_SCALE_FACTOR * self.log_scale).exp()
+        scale = _exp(LOG_SCALE_FACTOR * self.log_scale)
         return convolve(x, self.weight * scale.view(-1, 1, 1, 1), self.bias * scale)
 
     @torch.no_grad()
@@ -123,5 +124,14 @@ class _All:
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A convolution of NHWC images that keeps their size: [B, H, W, in] -> [B, H, W, out]."""
+    if backend.is_exact():
+        bias = weight.new_zeros(len(weight)) if bias is None else bias
+        return exact.convolution(x, weight if weight.shape[-1] == 3 else weight.flatten(1), bias)
     padding = weight.shape[-1] // 2
     return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=padding).permute(0, 2, 3, 1)
+
+
+def _exp(x: Tensor) -> Tensor:
+    if backend.is_exact():
+        return exact.function("exp", x.double()).to(x.dtype)
+    return x.exp()

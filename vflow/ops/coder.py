@@ -13,7 +13,6 @@ the former, decoding runs it backwards by the latter.
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +34,7 @@ LANES = 8
 SLOPE_BITS = 20
 """Bits of a scale."""
 GRID = float(1 << GRID_BITS)
+MOST_OFFSET = 1 << 18
 LEAST_STATE = 1 << 32
 START_STATE = LEAST_STATE + 0x6A09E667
 """Of a stack with nothing on it; a state of zeros would be popped as a far tail."""
@@ -139,12 +139,12 @@ class Coder:
     def mixture(self, x: Tensor, params: Tensor, squash: bool) -> Tensor:
         """`vflow.ops.mixlogistic` of x [B, ..., C]."""
         lower, width = exact.mixture_cells(x, params, squash, GRID_BITS, CELL_BITS)
-        return self._cells(x, lower, width, CELL_BITS)
+        return self.cells(x, lower, width, CELL_BITS)
 
     def mixture_inverse(self, y: Tensor, params: Tensor, squash: bool) -> Tensor:
         """The inverse of `mixture`."""
         cell, lower, width = exact.mixture_find(y, params, squash, GRID_BITS, CELL_BITS)
-        return self._cells_inverse(y, cell, lower, width, CELL_BITS)
+        return self.cells_inverse(y, cell, lower, width, CELL_BITS)
 
     def table(self, x: Tensor, edges: Tensor, cell_bits: int, first: int = 0) -> Tensor:
         """A fixed increasing function of x, linear between the ends of cells.
@@ -161,7 +161,7 @@ class Coder:
         cell = (x >> cell_bits) - first
         if x.numel() and (cell.min() < 0 or cell.max() >= len(edges) - 1):
             raise ValueError("a value is outside of what its layer can code")
-        return self._cells(x, edges[cell], edges[cell + 1] - edges[cell], cell_bits)
+        return self.cells(x, edges[cell], edges[cell + 1] - edges[cell], cell_bits)
 
     def table_inverse(self, y: Tensor, edges: Tensor, cell_bits: int, first: int = 0) -> Tensor:
         """The inverse of `table`."""
@@ -170,7 +170,7 @@ class Coder:
         if y.numel() and (cell.min() < 0 or cell.max() >= len(edges) - 1):
             raise ValueError("a value is outside of what its layer can code")
         lower = edges[cell]
-        return self._cells_inverse(y, cell + first, lower, edges[cell + 1] - lower, cell_bits)
+        return self.cells_inverse(y, cell + first, lower, edges[cell + 1] - lower, cell_bits)
 
     def affine(self, x: Tensor, scale: Affine) -> Tensor:
         """x times a scale, plus an offset, each [B, ..., C] or without B."""
@@ -186,15 +186,31 @@ class Coder:
         self._call("scale_inverse", y.numel(), *arrays, y.numel(), scale.period)
         return x
 
-    def _cells(self, x: Tensor, lower: Tensor, width: Tensor, cell_bits: int) -> Tensor:
+    def cells(self, x: Tensor, lower: Tensor, width: Tensor, cell_bits: int) -> Tensor:
+        """Numbers x to where their cells land, linear within each.
+
+        Args:
+            x: Whole numbers; the bits above `cell_bits` say the cell.
+            lower: int64 like x, where the cell's lower end lands.
+            width: int64 like x, of what the cell becomes; from 1 to 2^31.
+            cell_bits: Bits within a cell.
+
+        Raises:
+            ValueError: If a width is not.
+        """
         x, y = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
         arrays = [exact.pointer(tensor) for tensor in (x, lower, width, y)]
         self._call("cells", x.numel(), *arrays, x.numel(), cell_bits)
         return y
 
-    def _cells_inverse(
+    def cells_inverse(
         self, y: Tensor, cell: Tensor, lower: Tensor, width: Tensor, cell_bits: int
     ) -> Tensor:
+        """The inverse of `cells`, given the cells' numbers.
+
+        Raises:
+            ValueError: If a number is not in its cell's image.
+        """
         y, x = y.contiguous(), torch.empty_like(y, memory_format=torch.contiguous_format)
         arrays = [exact.pointer(tensor) for tensor in (y, cell, lower, width, x)]
         self._call("cells_inverse", y.numel(), *arrays, y.numel(), cell_bits)
@@ -232,79 +248,33 @@ class Affine:
         factor = torch.where(whole, factor / 2, factor)
         shift = SLOPE_BITS - exponent.long() - whole.long()
         good = slope.isfinite() & (slope != 0) & (shift >= 0) & (shift <= 62)
-        if not (good & (offset.abs() < 1 << 18)).all():
+        if not (good & (offset.abs() < MOST_OFFSET)).all():
             raise ValueError(
                 "a scale must be within 2^-42 and 2^20, an offset below 2^18 to be coded, "
                 f"got {slope.abs().min().item():g} to {slope.abs().max().item():g} and "
                 f"{offset.abs().max().item():g}"
             )
-        self.arrays = [factor.long(), shift, torch.round(offset * GRID).long()]
+        self.arrays = [factor.long(), shift, whole_numbers(offset)]
         self.arrays = [array.contiguous() for array in self.arrays]
         self.period = slope.numel()
 
+    @classmethod
+    def whitening(cls, mean: Tensor, log_sigma: Tensor) -> Affine:
+        """(x - mean) exp(-log_sigma), of float arguments of one shape."""
+        slope = exact.function("exp", -log_sigma.double())
+        return cls(slope, -mean.double() * slope)
 
-class LinearPlan:
-    """(x * scale + bias) W as the coder takes it: scales, a permutation, and rounded sums.
 
-    W = P L D U with unit triangles L and U; L D = D L' moves the diagonal to the scales, and
-    triangles of ones act on whole numbers exactly (lifting).
-
-    Args:
-        scale: float64 [..., C].
-        bias: float64 [..., C].
-        weight: float64 [C, C].
+def whole_numbers(offset: Tensor) -> Tensor:
+    """Real offsets as whole numbers over 2^32.
 
     Raises:
-        ValueError: If the weight is singular, or a scale is beyond what can be coded.
+        ValueError: If one is not within 2^18.
     """
-
-    def __init__(self, scale: Tensor, bias: Tensor, weight: Tensor) -> None:
-        order, lower, diagonal, upper = _factorize(weight.numpy())
-        self.order = torch.from_numpy(order)
-        self.inverse_order = torch.argsort(self.order)
-        self.moves = bool((self.order != torch.arange(len(order))).any())
-        d = torch.from_numpy(diagonal)
-        slope, offset = scale[..., self.order] * d, bias[..., self.order] * d
-        self.affine = Affine(slope.contiguous(), offset.contiguous())
-        self.lower = torch.from_numpy(lower / diagonal[:, None] * diagonal).contiguous()
-        self.upper = torch.from_numpy(upper).contiguous()
-
-    def forward(self, x: Tensor, coder: Coder) -> Tensor:
-        """x [B, ..., C] -> y alike."""
-        if self.moves:
-            x = x[..., self.order]
-        y = coder.affine(x, self.affine)
-        return exact.lift(exact.lift(y, self.lower, upper=False), self.upper, upper=True)
-
-    def inverse(self, y: Tensor, coder: Coder) -> Tensor:
-        """y [B, ..., C] -> x alike."""
-        y = exact.lift(y, self.upper, upper=True, inverse=True)
-        y = exact.lift(y, self.lower, upper=False, inverse=True)
-        x = coder.affine_inverse(y, self.affine)
-        return x[..., self.inverse_order] if self.moves else x
-
-
-def _factorize(
-    weight: NDArray[np.float64],
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """W[order] = L D U by elimination with row pivots: no library's, whose bits are its own."""
-    work = weight.copy()
-    size = len(work)
-    order = np.arange(size)
-    lower = np.eye(size)
-    for j in range(size):
-        pivot = j + int(np.abs(work[j:, j]).argmax())
-        if not math.isfinite(work[pivot, j]) or work[pivot, j] == 0:
-            raise ValueError("a 1x1 convolution's weight is singular and cannot be coded")
-        for array in (work, order):
-            array[[j, pivot]] = array[[pivot, j]]
-        lower[[j, pivot], :j] = lower[[pivot, j], :j]
-        for i in range(j + 1, size):
-            lower[i, j] = work[i, j] / work[j, j]
-            product = lower[i, j] * work[j]
-            work[i] = work[i] - product
-    diagonal = work.diagonal().copy()
-    return order, lower, diagonal, np.triu(work) / diagonal[:, None]
+    if not (offset.abs() < MOST_OFFSET).all():  # NaN neither
+        worst = offset.abs().max().item()
+        raise ValueError(f"an offset must be below 2^18 to be coded, got {worst:g}")
+    return torch.round(offset.double() * GRID).long()
 
 
 def to_float(x: Tensor, dtype: torch.dtype) -> Tensor:

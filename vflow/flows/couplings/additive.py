@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vflow.flows.base import zero_logdet
 from vflow.flows.couplings.base import COUPLINGS, Coupling
+from vflow.ops.coder import Coder, whole_numbers
 
 
 class AdditiveCoupling(Coupling):
@@ -28,6 +29,14 @@ class AdditiveCoupling(Coupling):
     def untransform(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Shift back."""
         return y - params.squeeze(-1), zero_logdet(y)
+
+    def code_elements(self, x: Tensor, params: Tensor, coder: Coder) -> Tensor:
+        """Shift whole numbers, which costs no bits."""
+        return x + whole_numbers(params.squeeze(-1))
+
+    def uncode_elements(self, y: Tensor, params: Tensor, coder: Coder) -> Tensor:
+        """Shift them back."""
+        return y - whole_numbers(params.squeeze(-1))
 
     def resting(self) -> Tensor:
         """No shift."""

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vflow.flows.couplings.base import COUPLINGS, Coupling
+from vflow.ops import exact
+from vflow.ops.coder import Affine, Coder
 
 OFFSET = 2.0
 
@@ -36,6 +38,19 @@ class SigmoidAffineCoupling(Coupling):
         """Undo the scale and the shift."""
         shift, raw = params.unbind(-1)
         return y / torch.sigmoid(raw + OFFSET) - shift, -self._logdet(raw)
+
+    def code_elements(self, x: Tensor, params: Tensor, coder: Coder) -> Tensor:
+        """Shift and scale whole numbers."""
+        return coder.affine(x, self._affine(params))
+
+    def uncode_elements(self, y: Tensor, params: Tensor, coder: Coder) -> Tensor:
+        """Undo the scale and the shift."""
+        return coder.affine_inverse(y, self._affine(params))
+
+    def _affine(self, params: Tensor) -> Affine:
+        shift, raw = params.double().unbind(-1)
+        scale = exact.function("sigmoid", raw + OFFSET)
+        return Affine(scale, shift * scale)
 
     def resting(self) -> Tensor:
         """No shift, and the scale it starts with, which a later layer undoes."""

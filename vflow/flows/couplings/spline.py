@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from vflow.fields import require_int, require_number, take_plain_numbers
 from vflow.flows.couplings.base import COUPLINGS, Coupling
+from vflow.flows.couplings.spline_cells import SplineCells
+from vflow.ops.coder import Coder
 
 LEAST_BIN = 1e-3
 LEAST_SLOPE = 1e-3
@@ -41,6 +43,17 @@ class SplineCoupling(Coupling):
     def untransform(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Back along it: a quadratic equation in each piece."""
         return self._along(y, params, backwards=True)
+
+    def code_elements(self, x: Tensor, params: Tensor, coder: Coder) -> Tensor:
+        """Whole numbers, linear within cells of 2^-14."""
+        return self._cells(params).code(x, coder)
+
+    def uncode_elements(self, y: Tensor, params: Tensor, coder: Coder) -> Tensor:
+        """Likewise."""
+        return self._cells(params).code_inverse(y, coder)
+
+    def _cells(self, params: Tensor) -> SplineCells:
+        return SplineCells(params, self.bins, self.bound, LEAST_BIN, LEAST_SLOPE)
 
     def resting(self) -> Tensor:
         """Equal pieces of slope 1."""
