@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -61,6 +62,19 @@ def test_a_model_is_small_and_names_no_place(name: str) -> None:
     assert (FOLDER / name / "model.safetensors").stat().st_size <= MOST_BYTES
     texts = [path.read_text() for path in files if path.suffix in (".json", ".md", ".jsonl")]
     assert not any(re.search(r"[\"' (]/(home|root|work|tmp|check)/", text) for text in texts)
+
+
+def test_an_archive_finds_its_model_by_name(tmp_path: Path) -> None:
+    source = torch.Generator().manual_seed(1)
+    images = vflow.load_model("cifar10-mini").sample(2, generator=source).permute(0, 2, 3, 1)
+    np.save(tmp_path / "images.npy", images.numpy())
+    archive, back = str(tmp_path / "two.vflow"), tmp_path / "back.npy"
+    flags = ["--data", f"npy:{tmp_path / 'images.npy'}", "--split", "train", "--no-verify"]
+    main(["compress", "cifar10-mini", *flags, "-o", archive])
+    main(["decompress", archive, "-o", str(back)])
+    written = np.load(back)
+    assert len(written)
+    assert all(any((one == image).all() for image in images.numpy()) for one in written)
 
 
 def test_a_folder_of_the_name_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

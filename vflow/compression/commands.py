@@ -23,6 +23,7 @@ from vflow.evaluate.opening import open_model, progress_bar, require_output
 from vflow.files import atomic_path
 from vflow.models import ImageFlow
 from vflow.models.config import require_choice, require_int
+from vflow.models.zoo import trained_folder
 
 SUFFIX = ".vflow"
 
@@ -86,7 +87,8 @@ class DecompressConfig:
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """A folder, for PNG files by their names; or an .npy file, for images of one size."""
     model: str | None = None
-    """The model it was written with; by default the folder it names, if that is there."""
+    """The model it was written with; by default the folder or the trained model that it names, if
+    that is there."""
     salvage: bool = False
     """Whether to write what can be decoded of a damaged archive; by default that is an error."""
 
@@ -255,7 +257,7 @@ def _model_of(config: DecompressConfig, listed: ArchiveReader) -> ImageFlow:
     if config.model is not None:
         return open_model(config.model)
     name = about.get("name")
-    if isinstance(name, str) and name and Path(name).is_dir():
+    if isinstance(name, str) and name and (Path(name).is_dir() or trained_folder(name)):
         return open_model(name)
     called = f", {name!r} when it was written" if name else ""
     raise ValueError(
