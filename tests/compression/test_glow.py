@@ -79,7 +79,7 @@ def test_networks_give_the_same_bits_in_any_batch_and_number_of_threads(glow):
             with arithmetic(glow, "exact"):
                 found.append(torch.cat([network(part) for part in kept.split(batch)]))
         torch.set_num_threads(1)
-        assert found[0].std() > 0
+        torch.testing.assert_close(found[0], network(kept), rtol=1e-4, atol=1e-5)
         assert torch.equal(found[0], found[1])
         assert torch.equal(found[0], found[2])
 
