@@ -13,6 +13,7 @@ import vflow
 PRESETS: dict[str, dict[str, Any]] = {
     "flowpp-tiny": {"image_size": 8},
     "glow-tiny": {"image_size": 8},
+    "residual-tiny": {"image_size": 8, "width": 4},
 }
 """Image flows that can be widened, small."""
 

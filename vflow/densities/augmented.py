@@ -66,6 +66,10 @@ class Augmented(Density):
             return self.density.noise_base(name)
         return getattr(self.posterior, "base", Normal())
 
+    def estimate_shapes(self) -> dict[str, Shape]:
+        """The density's."""
+        return self.density.estimate_shapes()
+
     @property
     def latent_shapes(self) -> Shapes:
         """The latent of x and z together."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vflow.densities.importance import log_mean_exp
 from vflow.densities.modes import evaluating
-from vflow.flows import Flow, Shape, Shapes
+from vflow.flows import Flow, ImageResidualBlock, Shape, Shapes, no_logdet
 
 LOG_2PI = math.log(2 * math.pi)
 ROWS_AT_ONCE = 1 << 14
@@ -85,6 +85,14 @@ class Density(nn.Module):
 
     def noise_shapes(self) -> dict[str, Shape]:
         """The noise that `encode` takes, by name: shapes without the batch."""
+        return {}
+
+    def estimate_shapes(self) -> dict[str, Shape]:
+        """More noise that `encode` takes, standard normal, by name: shapes without the batch.
+
+        Given it, `encode` has an unbiased estimate of what would be dear, to train by; without it,
+        what it is said to have. Empty where nothing is dear.
+        """
         return {}
 
     @property
@@ -235,6 +243,15 @@ class FlowDensity(Density):
         self.flow = flow
         self.shape = None if shape is None else tuple(shape)
         self.base = base
+        self.estimated = sum(isinstance(part, ImageResidualBlock) for part in flow.modules())
+        """Blocks whose log-determinants can be estimated."""
+
+    def estimate_shapes(self) -> dict[str, Shape]:
+        """The noise eps_trace of residual blocks on images, if there are any."""
+        if not self.estimated:
+            return {}
+        assert self.shape is not None
+        return {"eps_trace": (self.estimated, math.prod(self.shape) + 1)}
 
     def see(self, shape: Shape) -> None:
         """Take the shape of the first x, where it was not given."""
@@ -266,11 +283,16 @@ class FlowDensity(Density):
 
     def encode(self, x: Tensor, **noise: Tensor) -> tuple[Any, Tensor]:
         """x [B, *shape] -> the latent, log p(x) [B] in nats."""
-        latent, logdet = self.flow(x)
+        if self.estimated:
+            latent, logdet = self.flow(x, noise.get("eps_trace"))
+        else:
+            latent, logdet = self.flow(x)
         return latent, self.base_log_prob(latent) + logdet
 
     def decode(self, latent: Any) -> Tensor:
         """The x [B, *shape] of a latent."""
+        if self.estimated:
+            return self.flow.inverse(latent, no_logdet(tensors_of(latent)[0]))[0]
         return self.flow.inverse(latent)[0]
 
     def base_log_prob(self, latent: Any) -> Tensor:

@@ -51,6 +51,10 @@ class Dequantized(Density):
         """What r(u|x) says, or the density."""
         return self.dequantizer.base if name == "eps_u" else self.density.noise_base(name)
 
+    def estimate_shapes(self) -> dict[str, Shape]:
+        """The density's."""
+        return self.density.estimate_shapes()
+
     @property
     def latent_shapes(self) -> Shapes:
         """The density's."""

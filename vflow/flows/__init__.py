@@ -4,7 +4,7 @@ Images are NHWC. The layers between a split and its merge take and give a pair o
 tells the shape it gives (`output_shape`), and how it is widened or why it cannot be (`embed`).
 """
 
-from vflow.flows.actnorm import ActNormConv1x1, ChannelActNormConv1x1
+from vflow.flows.actnorm import ActNorm, ActNormConv1x1, ChannelActNormConv1x1
 from vflow.flows.base import Compose, Flow, Halves, Inverse, PerHalf, Shape, Shapes
 from vflow.flows.conditioned import Conditioned
 from vflow.flows.couplings import (
@@ -19,10 +19,12 @@ from vflow.flows.embedding import CannotEmbed, Places
 from vflow.flows.factor_out import FactorOut
 from vflow.flows.reshape import ChannelSplit, CheckerboardSplit, SpaceToDepth, TupleFlip
 from vflow.flows.residual import ResidualBlock
+from vflow.flows.residual_images import ImageResidualBlock, no_logdet
 from vflow.flows.top import ChannelWhitening
 
 __all__ = [
     "COUPLINGS",
+    "ActNorm",
     "ActNormConv1x1",
     "AffineCoupling",
     "CannotEmbed",
@@ -38,6 +40,7 @@ __all__ = [
     "Flow",
     "GaussianAffineCoupling",
     "Halves",
+    "ImageResidualBlock",
     "Inverse",
     "MixLogisticCoupling",
     "PerHalf",
@@ -49,4 +52,5 @@ __all__ = [
     "Sigmoid",
     "SpaceToDepth",
     "TupleFlip",
+    "no_logdet",
 ]

@@ -1,4 +1,4 @@
-"""ActNorm and the invertible 1x1 convolution, fused: the linear part of every step."""
+"""ActNorm, alone or fused with the invertible 1x1 convolution: the linear part of every step."""
 
 from __future__ import annotations
 
@@ -92,6 +92,57 @@ class ActNormConv1x1(Flow):
     def _plan(self) -> LinearPlan:
         scale, bias, weight = (p.detach().double() for p in (self.scale, self.bias, self.weight))
         return LinearPlan(scale.clamp_min(LEAST_SCALE), bias, weight)
+
+
+class ActNorm(Flow):
+    """y = x * weight + bias, both per channel or per element (Kingma & Dhariwal, 2018).
+
+    `data_init` makes every channel, or element, of y have mean 0 and standard deviation 1 over the
+    batch; one that is the same in all of it is shifted only.
+
+    Args:
+        shape: [C], or [H, W, C] to have them per element.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(shape))
+        self.bias = nn.Parameter(torch.zeros(shape))
+
+    @torch.no_grad()
+    def data_init(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Set weight and bias from the batch x [B, H, W, C], B at least 2."""
+        rows = x.reshape(-1, *self.weight.shape)
+        variance, mean = torch.var_mean(rows, dim=0, correction=0)
+        scale = torch.rsqrt(variance + VARIANCE_EPSILON)
+        self.weight.copy_(torch.where(has_spread(variance, mean), scale, 1))
+        self.bias.copy_(-mean * self.weight)
+
+    def as_made(self) -> Tensor:
+        """Whether weight and bias are still the constructor's, as a bool []."""
+        return (self.weight == 1).all() & (self.bias == 0).all()
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x [B, H, W, C] -> y alike, logdet [B]."""
+        return x * self.weight + self.bias, self._logdet(x)
+
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """y [B, H, W, C] -> x alike, logdet [B]."""
+        return (y - self.bias) / self.weight, -self._logdet(y)
+
+    def _logdet(self, x: Tensor) -> Tensor:
+        times = x[0].numel() // self.weight.numel()
+        return (times * self.weight.abs().log().sum()).expand(x.shape[0])
+
+    @torch.no_grad()
+    def embed(self, narrow: Any, places: Places) -> Places:
+        """The extra channels pass by, back to their scale."""
+        scales = torch.tensor(places.log_scales, dtype=torch.float64).neg().exp()
+        self.weight[:] = scales.to(self.weight)
+        self.bias.zero_()
+        self.weight[..., list(places.channels)] = narrow.weight
+        self.bias[..., list(places.channels)] = narrow.bias
+        return Places(places.channels, places.total)
 
 
 class ChannelActNormConv1x1(ActNormConv1x1):

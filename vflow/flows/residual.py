@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vflow.flows.base import Compose, Flow
 from vflow.flows.embedding import Places
-from vflow.nets.lipschitz import LipschitzMLP
+from vflow.nets import LipschitzMLP, LipschitzNet
 
 SURE_TERMS = 4
 """Terms of the series that every estimate has."""
@@ -42,7 +42,7 @@ class ResidualBlock(Flow):
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """y [B, D] -> x [B, D], logdet [B]; the fixed point of x = y - g(x)."""
-        x = self._fixed_point(y)
+        x = fixed_point(self.net, y)
         if torch.is_grad_enabled():
             x = self._with_gradient(x, y)
         return x, -self.forward(x)[1]
@@ -80,18 +80,6 @@ class ResidualBlock(Flow):
             total = total + (sign / (k * reached)) * (probe.unsqueeze(1) * tangent).sum((1, 2))
         return x + residual, total
 
-    @torch.no_grad()
-    def _fixed_point(self, y: Tensor) -> Tensor:
-        tolerance = 4 * torch.finfo(y.dtype).eps * max(1.0, y.abs().max().item())
-        x = y
-        for _ in range(MAX_ITERATIONS):
-            following = y - self.net(x)
-            change = (following - x).abs().max().item()
-            x = following
-            if not change > tolerance:  # NaN ends it too
-                break
-        return x
-
     def _with_gradient(self, x: Tensor, y: Tensor) -> Tensor:
         """The fixed point with its gradient, by one step of Newton's method from it.
 
@@ -109,6 +97,25 @@ class ResidualBlock(Flow):
         net: Any = self.net
         net.embed(narrow.net, places, places, torch.zeros(1))
         return places
+
+
+@torch.no_grad()
+def fixed_point(net: LipschitzMLP | LipschitzNet, y: Tensor) -> Tensor:
+    """The x with x + g(x) = y, to rounding.
+
+    Args:
+        net: The network g, of a Lipschitz constant below 1.
+        y: [B, ...], as the network takes it.
+    """
+    tolerance = 4 * torch.finfo(y.dtype).eps * max(1.0, y.abs().max().item())
+    x, weights = y, net.weights()
+    for _ in range(MAX_ITERATIONS):
+        following = y - net(x, weights)
+        change = (following - x).abs().max().item()
+        x = following
+        if not change > tolerance:  # NaN ends it too
+            break
+    return x
 
 
 def estimate(

@@ -43,20 +43,23 @@ class LipschitzMLP(nn.Module):
         norm = torch.linalg.matrix_norm(weight, ord=2)
         return weight / (norm / self.bound).clamp_min(1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, D] -> g(x) [B, D]."""
-        return self.linearize(x)[0]
+    def forward(self, x: Tensor, weights: list[Tensor] | None = None) -> Tensor:
+        """x [B, D] -> g(x) [B, D]; with `weights` of before, they are not bounded again."""
+        return self.linearize(x, weights)[0]
 
-    def linearize(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    def linearize(
+        self, x: Tensor, weights: list[Tensor] | None = None
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """The value at x and the Jacobian there, as a map of tangents.
 
         Args:
             x: [B, D].
+            weights: What `weights()` gives, if it is known.
 
         Returns:
             g(x) [B, D], and the function that takes tangents [B, n, D] to J(x) times each of them.
         """
-        weights = self.weights()
+        weights = self.weights() if weights is None else weights
         slopes = []
         for weight, linear in zip(weights[:-1], self.linears, strict=False):
             before = F.linear(x, weight, linear.bias)  # type: ignore[arg-type]

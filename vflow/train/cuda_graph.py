@@ -118,6 +118,9 @@ def graph_refused(device: torch.device, config: Any) -> str | None:
     """Say why a step cannot be a CUDA graph here, or None if it may."""
     if device.type != "cuda":
         return f"the device is {device.type}"
+    flow = config.model_config().flow
+    if hasattr(flow, "no_graph"):
+        return str(flow.no_graph)
     if config.recompute and config.model_config().dropout > 0:
         return "recompute with dropout reads the state of the random numbers, which a graph may not"
     return None

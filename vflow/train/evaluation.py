@@ -23,6 +23,8 @@ def mean_bits_per_dim(
 ) -> float | None:
     """Mean of -ELBO / (D ln 2), the batches shared out over the processes.
 
+    Where the model trains by an estimate of the ELBO, it is the mean of these, which is unbiased.
+
     The noise of a batch is a function of the seed and the batch alone: successive evaluations
     differ by the model only, and by rounding only where the number of processes differs.
 
@@ -45,7 +47,8 @@ def mean_bits_per_dim(
             total[1] = 1
             break
         noise = generator(model.device, seed, Stream.EVALUATION, index)
-        elbo = model.elbo(batch.to(model.device), generator=noise)
+        eps = model.draw_training_noise(len(batch), noise)
+        elbo = model(batch.to(model.device), **eps)
         total[0] += model.to_bits_per_dim(elbo).double().sum()
     bits, stops = ranks.sum(total).tolist()
     return None if stops else bits / len(images)

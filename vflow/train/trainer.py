@@ -207,7 +207,10 @@ class Trainer:
         flips = self._flips(0, whole=True)[:INIT_IMAGES] if self.config.flip else None
         indices = self._batch_order(Ranks()).indices(0)[:INIT_IMAGES]
         images = self.batches.rows(indices, flips).to(self.device)
-        noise: dict[str, Any] = {k: eps[:INIT_IMAGES] for k, eps in self._noise(0).items()}
+        drawn = self._noise(0)
+        for name in self.model.density.estimate_shapes():
+            del drawn[name]
+        noise: dict[str, Any] = {k: eps[:INIT_IMAGES] for k, eps in drawn.items()}
         self.model.initialize(images, **noise)
 
     @property
@@ -319,4 +322,4 @@ class Trainer:
     def _noise(self, step: int) -> dict[str, Tensor]:
         """The noise of a step for the whole batch, the same in every process."""
         source = generator(self.device, self.config.seed, Stream.NOISE, step)
-        return self.model.draw_noise(self.config.batch_size, source)
+        return self.model.draw_training_noise(self.config.batch_size, source)

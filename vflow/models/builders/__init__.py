@@ -17,6 +17,7 @@ from vflow.models.builders.conditional import (
 )
 from vflow.models.builders.flowpp import FlowppSpec
 from vflow.models.builders.glow import GlowSpec
+from vflow.models.builders.residual import ResidualSpec
 from vflow.models.builders.vectors import (
     VectorGlowPosteriorSpec,
     VectorGlowSpec,
@@ -36,6 +37,7 @@ __all__ = [
     "GlowSpec",
     "NormalPosteriorSpec",
     "PosteriorSpec",
+    "ResidualSpec",
     "UniformDequantizerSpec",
     "VectorGlowPosteriorSpec",
     "VectorGlowSpec",
