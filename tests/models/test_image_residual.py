@@ -108,7 +108,10 @@ def test_an_estimate_says_its_error() -> None:
             "coefficient must be a number in (0, 1), got 1.0",
         ),
         (lambda: vflow.create_model("residual-tiny", scales=(1, 0)), "the blocks in scales must"),
-        (lambda: vflow.create_model("residual-tiny", image_size=5), "divisible by 2, got 5x5"),
+        (
+            lambda: vflow.create_model("residual-tiny", scales=(1,) * 6),
+            "divisible by 32, got 16x16",
+        ),
     ],
 )
 def test_bad_input(call: Any, message: str) -> None:
