@@ -262,7 +262,7 @@ def test_train_evaluate_sample(
         ("evaluate {model} --data npy:{folder}/images.npy --out {folder}", "out must end in .json"),
         ("evaluate {folder}/images.npy --data photos", "images.npy is a file of data"),
         ("help smaple", "did you mean sample?"),
-        ("models no-such-*", "pattern must match one of flowpp-cifar10"),
+        ("models no-such-*", "pattern must match one of cifar10-mini"),
         ("info --verbose", "Unrecognized options: --verbose"),
         ("train --out {folder}/run --preset vflow-cifar11", "did you mean vflow-cifar10?"),
         ("train --preset vflow-tiny --optim.lr 0", "optim.lr must be a number above 0"),

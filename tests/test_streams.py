@@ -28,7 +28,7 @@ def test_a_reader_that_leaves() -> None:
         check=True,
     )
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("flowpp-cifar10 ")
+    assert lines[0].startswith("trained")
     assert lines[1:] in (["141"], ["0"])  # 0 where all was in the pipe before head left
     assert done.stderr == ""
 
