@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -12,6 +15,7 @@ import vflow
 from vflow.flows import ImageResidualBlock, no_logdet
 from vflow.nets import LipschitzConvNet
 from vflow.nets.lipschitz_images import convolution_norm, spectral_bound
+from vflow.train import OptimConfig, TrainConfig, train
 
 
 def shaken(scale: float = 0.3) -> Any:
@@ -86,11 +90,11 @@ def test_the_estimate_and_its_gradient_are_unbiased() -> None:
 
 def test_an_estimate_says_its_error() -> None:
     model = shaken()
-    mean, error = model.estimate_elbo(images(), 400, torch.Generator().manual_seed(0))
+    mean, error = model.estimate_elbo(images(), 100, torch.Generator().manual_seed(0))
     exact = torch.stack([model.elbo(images()) for _ in range(50)]).detach()
     both = (error.square() + exact.var(0) / 50).sqrt()
     assert ((mean - exact.mean(0)).abs() < 4 * both).all()
-    again = model.estimate_elbo(images(), 400, torch.Generator().manual_seed(0))
+    again = model.estimate_elbo(images(), 100, torch.Generator().manual_seed(0))
     assert torch.equal(mean, again[0])
 
 
@@ -118,3 +122,28 @@ def test_bad_input(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match="must") as error:
         call()
     assert message in str(error.value)
+
+
+def test_a_run_says_that_its_test_bits_are_estimated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 4, 4, 3), np.uint8)
+    np.savez(tmp_path / "images.npz", train=pixels[:8], test=pixels[8:])
+    for preset in ("residual-tiny", "glow-tiny"):
+        train(
+            TrainConfig(
+                out=tmp_path / preset,
+                preset=preset,
+                data=f"npy:{tmp_path / 'images.npz'}",
+                batch_size=4,
+                steps=1,
+                eval_every=1,
+                sample_every=0,
+                optim=OptimConfig(warmup=1),
+            )
+        )
+        lines = (tmp_path / preset / "metrics.jsonl").read_text().splitlines()
+        found = [record for record in map(json.loads, lines) if record["kind"] == "eval"]
+        estimated = preset == "residual-tiny"
+        assert [record.get("estimated", False) for record in found] == [estimated]
+        assert ("(an unbiased estimate)" in capsys.readouterr().out) is estimated

@@ -99,12 +99,24 @@ class Monitor:
                 flush=True,
             )
 
-    def evaluation(self, step: int, bits_per_dim: float, images: int) -> None:
-        """Write an evaluation on the test images with the averaged parameters."""
+    def evaluation(
+        self, step: int, bits_per_dim: float, images: int, estimated: bool = False
+    ) -> None:
+        """Write an evaluation on the test images with the averaged parameters.
+
+        Args:
+            step: After which step.
+            bits_per_dim: Their mean.
+            images: How many there are.
+            estimated: Whether it is an unbiased estimate of the bound, and not the bound.
+        """
         values = {"bits_per_dim": bits_per_dim, "images": images}
+        if estimated:
+            values["estimated"] = True
         self._record(step, "eval", values, split="test")
         self._evaluated.add(step)
-        self.say(f"step {step}: {bits_per_dim:.4f} bits/dim on {images} test images")
+        how = " (an unbiased estimate)" if estimated else ""
+        self.say(f"step {step}: {bits_per_dim:.4f} bits/dim{how} on {images} test images")
 
     @contextmanager
     def aside(self) -> Iterator[None]:

@@ -150,7 +150,8 @@ class Run:
             if bits is None:
                 self.stopping = True
             elif self.monitor:
-                self.monitor.evaluation(step, bits, len(self.test))
+                estimated = bool(model.density.estimate_shapes())
+                self.monitor.evaluation(step, bits, len(self.test), estimated)
         if self._due(step, config.sample_every) and not self.stopping:
             with self.ranks.together(trainer.device):  # a collective would not wait for it long
                 self._draw_samples(self.folder.sample_path(step))
