@@ -152,6 +152,9 @@ def run(stage: Stage, seconds: float) -> Outcome:
     if shutil.which(stage.command[0]) is None:
         return outcome(f"{SKIPPED}: {stage.command[0]} is not on PATH")
     print(f"\n== {stage.name}", flush=True)
+    # What a shell runs in the background ignores interrupts, and so would the stages.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         stage.command,
         cwd=ROOT,
