@@ -66,6 +66,21 @@ def _mosaic(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(tiled[..., 0] if channels == 1 else tiled)
 
 
+def jpeg_xl_bytes(pixels: np.ndarray) -> int:
+    """Size of a picture as lossless JPEG XL at its best effort, by imagecodecs.
+
+    Args:
+        pixels: uint8 [H, W, C], C from 1 to 4.
+
+    Raises:
+        ImportError: If imagecodecs is not installed (pip install 'vflow[codecs]').
+    """
+    from imagecodecs import jpegxl_encode
+
+    picture = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    return len(jpegxl_encode(picture, lossless=True, effort=9))
+
+
 def encoded_bytes(picture: Image.Image, codec: str, options: dict[str, object]) -> int:
     """Size of a picture's whole file by one of Pillow's codecs.
 

@@ -22,7 +22,6 @@ from vflow.models.saved_files import (
     require_no_file,
 )
 from vflow.models.tree import config_of_run
-from vflow.models.zoo import trained_folder
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -98,7 +97,7 @@ def find_model(path: str | Path) -> Source:
     if folder.is_file():
         return _of_file(folder)
     if not folder.is_dir():
-        return Source(path=trained_folder(path) or path)
+        return Source(path=path)
     if (folder / STATE_NAME).is_file():
         return _of_checkpoint(folder)
     if (folder / WEIGHTS_NAME).is_file():

@@ -14,13 +14,14 @@ import tyro
 
 from vflow.evaluate.evaluation import model_digest
 from vflow.evaluate.opening import open_model
-from vflow.files import atomic_path, read_json, write_json
+from vflow.files import atomic_path, write_json
 from vflow.loading import find_model
 from vflow.models import ImageFlow
 from vflow.models.pretrained import CARD_NAME
 from vflow.plots import save_curves, save_image_grid
 from vflow.report.card import Facts, card
 from vflow.report.runs import RunRecord, read_run
+from vflow.train.checkpoint import newest_checkpoint
 from vflow.train.facts import COUNT
 
 SAMPLES = 64
@@ -132,10 +133,10 @@ def _evaluations(run: RunRecord, model: ImageFlow, config: PublishConfig) -> dic
 
 def _of_checkpoint(run: RunRecord) -> dict[str, Any]:
     """What the newest checkpoint knows of the training."""
-    paths = sorted((run.folder / "checkpoints").glob("step-*/state.json"))
-    if not paths:
+    checkpoint = newest_checkpoint(run.folder / "checkpoints")
+    if checkpoint is None:
         raise FileNotFoundError(f"{run.folder} must hold a checkpoint, but there is none")
-    state = read_json(paths[-1])["state"]
+    state = checkpoint.state
     return {"training_images": state["fixed"][COUNT], "changes": state.get("changes", [])}
 
 

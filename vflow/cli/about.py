@@ -6,20 +6,23 @@ import importlib.metadata
 import os
 import platform
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import tyro
 
 import vflow
 from vflow.models import (
-    create_model,
+    ModelConfig,
     describe_model,
     describe_trained,
     list_models,
     list_trained_models,
-    load_model,
+    make_model,
+    model_config,
 )
+from vflow.models.pretrained import read_config
+from vflow.models.saved_files import locate
 from vflow.ops import backend
 from vflow.runtime.threads import describe_spin
 
@@ -52,10 +55,8 @@ def describe_models(pattern: str = "*") -> str:
     if not trained + presets:
         names = ", ".join(list_trained_models() + list_models())
         raise ValueError(f"pattern must match one of {names}, got {pattern!r}")
-    rows = [_row(name, load_model(name), describe_trained(name)) for name in trained]
-    for name in presets:
-        with torch.device("meta"):  # shapes alone: a large preset takes no memory
-            rows.append(_row(name, create_model(name), describe_model(name)))
+    rows = [_row(name, read_config(locate(name)[0]), describe_trained(name)) for name in trained]
+    rows += [_row(name, model_config(name), describe_model(name)) for name in presets]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [
         f"{name:<{widths[0]}}  {size:>{widths[1]}}  {parameters:>{widths[2]}}  {line}"
@@ -69,7 +70,9 @@ def describe_models(pattern: str = "*") -> str:
     return "\n\n".join("\n".join(section) for section in sections)
 
 
-def _row(name: str, model: Any, line: str) -> tuple[str, str, str, str]:
+def _row(name: str, config: ModelConfig, line: str) -> tuple[str, str, str, str]:
+    with torch.device("meta"):  # shapes alone: a large model takes no memory
+        model = make_model(config)
     size = "x".join(map(str, model.data_shape))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return name, size, f"{parameters:,}", line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, features
 
+from vflow.codecs import jpeg_xl_bytes
 from vflow.compression.codec import MAX_SIDE
 
 CJXL = ("--distance=0", "--effort=9", "--quiet")
@@ -37,7 +39,7 @@ def codec_bytes(pictures: Iterable[NDArray[np.uint8]]) -> dict[str, int]:
         if features.check("webp") and max(image.size) <= MAX_SIDE:
             sums["WebP"] += len(_save(image, "WEBP", lossless=True, quality=100, method=6))
         if jpeg_xl is not None:
-            sums["JPEG XL"] += jpeg_xl(png)
+            sums["JPEG XL"] += jpeg_xl(pixels, png)
     return {name: count for name, count in sums.items() if count}
 
 
@@ -47,14 +49,12 @@ def _save(image: Image.Image, name: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def _jpeg_xl() -> Callable[[bytes], int] | None:
-    """From a PNG file to the bytes of the same picture as JPEG XL, where that can be had."""
-    try:
-        from imagecodecs import jpegxl_encode, png_decode
-    except ImportError:
-        program = shutil.which("cjxl")
-        return None if program is None else lambda png: _bytes_by_program(program, png)
-    return lambda png: len(jpegxl_encode(png_decode(png), lossless=True, effort=9))
+def _jpeg_xl() -> Callable[[NDArray[np.uint8], bytes], int] | None:
+    """From pixels and the same as a PNG file to the bytes of JPEG XL, where that can be had."""
+    if importlib.util.find_spec("imagecodecs") is not None:
+        return lambda pixels, _: jpeg_xl_bytes(pixels)
+    program = shutil.which("cjxl")
+    return None if program is None else lambda _, png: _bytes_by_program(program, png)
 
 
 def _bytes_by_program(program: str, png: bytes) -> int:

@@ -39,6 +39,7 @@ from vflow.evaluate.opening import (
 )
 from vflow.fields import take_plain_numbers
 from vflow.files import write_json
+from vflow.io.evaluations import with_stderr
 from vflow.io.format1 import renaming_back
 from vflow.kinds import to_tree
 from vflow.loading import find_model, folder_of_results
@@ -220,7 +221,7 @@ class _Evaluation:
                 if not bar.disable:
                     seen = torch.cat([known[known[:, 3] > 0], mine[mine[:, 3] > 0]])
                     bits = self._bits_per_dim(seen[:, 1])
-                    text = f"{_text(bits)} bits/dim, {len(seen)} images"
+                    text = f"{with_stderr(bits)} bits/dim, {len(seen)} images"
                     bar.set_postfix_str(text, refresh=False)
 
     def _evaluate_batch(self, indices: list[int], bar: tqdm[Any]) -> list[ImageResult]:
@@ -293,14 +294,9 @@ def summary(results: dict[str, Any]) -> str:
     width = max(len(samples), len("one-sample bound"))
     what = f"{results['images']} {results['split']} images of {results['data']}"
     return (
-        f"{'one-sample bound':<{width}}  {_text(results['elbo_bits_per_dim'])} bits/dim\n"
-        f"{samples:<{width}}  {_text(results['bits_per_dim'])} bits/dim on {what}"
+        f"{'one-sample bound':<{width}}  {with_stderr(results['elbo_bits_per_dim'])} bits/dim\n"
+        f"{samples:<{width}}  {with_stderr(results['bits_per_dim'])} bits/dim on {what}"
     )
-
-
-def _text(bits: dict[str, float | None]) -> str:
-    stderr = "" if bits["stderr"] is None else f" ± {bits['stderr']:.4f}"
-    return f"{bits['mean']:.4f}{stderr}"
 
 
 def _row(result: ImageResult) -> Tensor:

@@ -15,6 +15,7 @@ import tyro
 
 from vflow.evaluate.opening import require_output
 from vflow.files import atomic_path
+from vflow.io.evaluations import with_stderr
 from vflow.plots import save_curves
 from vflow.report.runs import RunRecord, differing_settings, read_run, what_differs
 
@@ -128,8 +129,8 @@ def _evaluations(runs: Sequence[RunRecord]) -> str:
             f"{found['data']}, {found['split']}",
             f"{found['images']:,}",
             f"{found['samples']:,}",
-            _with_error(found["elbo_bits_per_dim"]),
-            _with_error(found["bits_per_dim"]),
+            with_stderr(found["elbo_bits_per_dim"]),
+            with_stderr(found["bits_per_dim"]),
         )
         for run in runs
         for found in run.evaluations
@@ -200,11 +201,6 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0)
 
 def _bits(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
-
-
-def _with_error(found: dict[str, float | None]) -> str:
-    error = "" if found["stderr"] is None else f" ± {found['stderr']:.4f}"
-    return f"{_bits(found['mean'])}{error}"
 
 
 def _with_names_of_their_own(runs: list[RunRecord]) -> list[RunRecord]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vflow.codecs import SETTINGS, encoded_bytes, require_codec_images
+from vflow.codecs import SETTINGS, encoded_bytes, jpeg_xl_bytes, require_codec_images
 
 CODECS = ("png", "webp", "jxl")
 
@@ -51,9 +51,9 @@ def _pillow_bytes(codec: str) -> Callable[[NDArray[np.uint8]], int]:
 
 def _jxl_bytes() -> Callable[[NDArray[np.uint8]], int]:
     try:
-        from imagecodecs import jpegxl_encode
+        import imagecodecs  # noqa: F401
     except ImportError as error:
         raise OSError(
             f"codec jxl needs imagecodecs (pip install 'vflow[codecs]'): {error}"
         ) from error
-    return lambda image: len(jpegxl_encode(image.squeeze(), lossless=True, effort=9))
+    return jpeg_xl_bytes

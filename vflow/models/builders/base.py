@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import nn
 
 from vflow.densities import ConditionalDensity
+from vflow.fields import require_int
 from vflow.flows import Flow, Shape
 from vflow.kinds import Kinds
 
@@ -68,3 +69,31 @@ class DequantizerSpec(Protocol):
 
     def build(self, shape: Shape) -> ConditionalDensity:
         """r(u|x) for images of shape [H, W, C]."""
+
+
+def take_scales(spec: Any, what: str) -> None:
+    """Make a spec's `scales` a tuple of integers of at least 1.
+
+    Args:
+        spec: A frozen dataclass with that field.
+        what: What is counted at each scale, for errors.
+
+    Raises:
+        ValueError: Unless they are, and one of them at least.
+    """
+    if not isinstance(spec.scales, tuple | list) or not spec.scales:
+        raise ValueError(f"scales must hold the {what} of at least one, got {spec.scales!r}")
+    object.__setattr__(spec, "scales", tuple(spec.scales))
+    for count in spec.scales:
+        require_int(f"the {what} in scales", count, 1)
+
+
+def require_images_divisible_by(unit: int, shape: Shape) -> None:
+    """Raise ValueError unless a shape is that of images whose sides are multiples of `unit`."""
+    if len(shape) != 3:
+        raise ValueError(f"data must be images for this kind, got shape {list(shape)}")
+    if any(size % unit for size in shape[:2]):
+        raise ValueError(
+            f"image_size must have a height and width divisible by {unit}, got "
+            f"{shape[0]}x{shape[1]}"
+        )

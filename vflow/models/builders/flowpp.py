@@ -24,7 +24,7 @@ from vflow.flows import (
     TupleFlip,
 )
 from vflow.flows.couplings import MixLogisticSpec
-from vflow.models.builders.base import FLOWS
+from vflow.models.builders.base import FLOWS, require_images_divisible_by
 from vflow.models.builders.steps import SPLITS, Steps, split_steps
 from vflow.nets import Trunk
 
@@ -84,7 +84,7 @@ class FlowppSpec:
 
     def check(self, shape: Shape, extra: int) -> None:
         """Raise ValueError unless the images can be halved and split as the scales say."""
-        require_divisible(shape, len(self.scales) - 1)
+        require_images_divisible_by(2 ** len(self.scales), shape)
         for index, stages in enumerate(self.scales):
             if shape[-1] * 4**index < 2 and any(split == "channel" for split, _ in stages):
                 raise ValueError(
@@ -175,15 +175,3 @@ def read_scales(scales: Any) -> tuple[Stages, ...]:
             require_int(f"the steps in {name}", stage[1], 1)
         found.append(tuple((split, steps) for split, steps in stages))
     return tuple(found)
-
-
-def require_divisible(shape: Shape, halvings: int) -> None:
-    """Raise ValueError unless these are images that can be halved so often, and split then."""
-    if len(shape) != 3:
-        raise ValueError(f"data must be images for this kind, got shape {list(shape)}")
-    unit = 2 ** (halvings + 1)
-    if any(size % unit for size in shape[:2]):
-        raise ValueError(
-            f"image_size must have a height and width divisible by {unit}, got "
-            f"{shape[0]}x{shape[1]}"
-        )

@@ -19,7 +19,7 @@ from vflow.flows import (
     SpaceToDepth,
 )
 from vflow.flows.couplings import SigmoidAffineSpec
-from vflow.models.builders.base import FLOWS
+from vflow.models.builders.base import FLOWS, require_images_divisible_by, take_scales
 from vflow.nets import GlowNet, ZeroConv
 
 
@@ -44,11 +44,7 @@ class GlowSpec:
             ValueError: Naming the field, what it must be and what it is.
         """
         take_plain_numbers(self)
-        if not isinstance(self.scales, tuple | list) or not self.scales:
-            raise ValueError(f"scales must hold the steps of at least one, got {self.scales!r}")
-        object.__setattr__(self, "scales", tuple(self.scales))
-        for steps in self.scales:
-            require_int("the steps in scales", steps, 1)
+        take_scales(self, "steps")
         require_int("width", self.width, 1)
         COUPLINGS.require("coupling", self.coupling)
         require_bool("learned_top", self.learned_top)
@@ -60,14 +56,7 @@ class GlowSpec:
 
     def check(self, shape: Shape, extra: int) -> None:
         """Raise ValueError unless the images can be halved as often as there are scales."""
-        if len(shape) != 3:
-            raise ValueError(f"data must be images for this kind, got shape {list(shape)}")
-        unit = 2 ** len(self.scales)
-        if any(size % unit for size in shape[:2]):
-            raise ValueError(
-                f"image_size must have a height and width divisible by {unit}, got "
-                f"{shape[0]}x{shape[1]}"
-            )
+        require_images_divisible_by(2 ** len(self.scales), shape)
 
     def build(self, shape: Shape, extra: int) -> Flow:
         """The flow of images [H, W, C]."""

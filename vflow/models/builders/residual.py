@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from vflow.fields import require_int, take_plain_numbers
 from vflow.flows import ActNorm, Compose, Flow, ImageResidualBlock, Shape, SpaceToDepth
-from vflow.models.builders.base import FLOWS
+from vflow.models.builders.base import FLOWS, require_images_divisible_by, take_scales
 from vflow.models.builders.vectors import require_coefficient
 from vflow.nets import LipschitzConvNet, LipschitzDenseNet, LipschitzNet
 
@@ -44,11 +44,7 @@ class ResidualSpec:
             ValueError: Naming the field, what it must be and what it is.
         """
         take_plain_numbers(self)
-        if not isinstance(self.scales, tuple | list) or not self.scales:
-            raise ValueError(f"scales must hold the blocks of at least one, got {self.scales!r}")
-        object.__setattr__(self, "scales", tuple(self.scales))
-        for blocks in self.scales:
-            require_int("the blocks in scales", blocks, 1)
+        take_scales(self, "blocks")
         for name in ("width", "dense_width"):
             require_int(name, getattr(self, name), 1)
         require_int("dense_blocks", self.dense_blocks, 0)
@@ -61,14 +57,7 @@ class ResidualSpec:
 
     def check(self, shape: Shape, extra: int) -> None:
         """Raise ValueError unless the images can be halved between the scales."""
-        if len(shape) != 3:
-            raise ValueError(f"data must be images for this kind, got shape {list(shape)}")
-        unit = 2 ** (len(self.scales) - 1)
-        if any(size % unit for size in shape[:2]):
-            raise ValueError(
-                f"image_size must have a height and width divisible by {unit}, got "
-                f"{shape[0]}x{shape[1]}"
-            )
+        require_images_divisible_by(2 ** (len(self.scales) - 1), shape)
 
     def build(self, shape: Shape, extra: int) -> Flow:
         """The flow of images [H, W, C]."""

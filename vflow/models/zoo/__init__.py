@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vflow.files import read_json
+from vflow.io.evaluations import with_stderr
 
 FOLDER = Path(__file__).parent
 _CONFIG = "config.json"
@@ -47,6 +48,6 @@ def _words(found: dict[str, Any]) -> str:
     bits, samples = found["bits_per_dim"], found["samples"]
     how = "bound" if samples == 1 else f"{samples} importance samples"
     return (
-        f"{bits['mean']:.4f} ± {bits['stderr']:.4f} bits/dim ({how}, "
+        f"{with_stderr(bits)} bits/dim ({how}, "
         f"{found['images']:,} {found['split']} images of {found['data']})"
     )
