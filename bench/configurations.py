@@ -69,7 +69,7 @@ class Configuration:
         batch_size: int,
         device: torch.device,
         *,
-        recompute: bool = False,
+        recompute: str = "none",
         ranks: Ranks | None = None,
         initialize: bool = True,
     ) -> Trainer:
@@ -79,7 +79,7 @@ class Configuration:
             preset: The model.
             batch_size: Images a step, over all processes.
             device: Where it trains.
-            recompute: Whether the blocks are computed again in the backward pass.
+            recompute: What the backward pass computes again: none, block or coupling.
             ranks: This process, among how many; by default the only one.
             initialize: Whether the parameters depend on the images.
         """

@@ -223,7 +223,7 @@ def compare(path: Path) -> None:
     for result in results["models"]:
         for row in result["rows"]:
             kind = row["workload"], row["configuration"], result["recompute"]
-            if kind != ("train", "kernels", False):
+            if kind not in {("train", "kernels", none) for none in ("none", False)}:
                 continue
             machine = Machine(
                 name=results["machine"]["device"],

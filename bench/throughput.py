@@ -22,7 +22,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for `python bench/throughput.py`
 
@@ -70,8 +70,8 @@ class Options:
     """Time sampling and likelihoods too."""
     bisection: bool = False
     """Time sampling with the authors' 200 bisections, too."""
-    recompute: bool = False
-    """Compute the blocks again in the backward pass."""
+    recompute: Literal["none", "block", "coupling"] = "none"
+    """What the backward pass computes again instead of keeping it."""
     peer: Path | None = None
     """Checkout of github.com/chrischute/flowplusplus, to time at the same widths."""
     ranks: int = 1
@@ -232,7 +232,7 @@ def _finish(row: dict[str, Any], product_rates: dict[str, float]) -> dict[str, A
 
 def print_table(result: dict[str, Any]) -> None:
     """Print a block for each workload."""
-    again = ", recomputing" if result["recompute"] else ""
+    again = "" if result["recompute"] == "none" else f", {result['recompute']}s computed again"
     rates = result["matrix_product_flops_per_second"].items()
     products = ", ".join(f"{precision} {rate / 1e9:.0f}" for precision, rate in rates)
     print(

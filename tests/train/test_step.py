@@ -8,6 +8,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from vflow.console import RunStopped
 from vflow.models import tf32
+from vflow.nets.recompute import RECOMPUTE
 from vflow.train import ModelOverrides, TrainConfig, train
 from vflow.train import cuda_graph as graphs
 from vflow.train import trainer as trainer_module
@@ -59,17 +60,19 @@ def test_parts_must_share_the_batch_evenly(make_config):
 @pytest.mark.parametrize("preset", ["flowpp-tiny", "vflow-tiny"])
 def test_recomputation_changes_no_bit(make_config, preset, dropout):
     model = ModelOverrides(filters=4, components=2, dropout=dropout)
-    kept, computed_again = (
-        _trained(make_config(preset=preset, model=model, recompute=recompute))
-        for recompute in (False, True)
+    kept, *computed_again = (
+        _parameters(_trained(make_config(preset=preset, model=model, recompute=recompute)))
+        for recompute in RECOMPUTE
     )
-    assert torch.equal(_parameters(kept), _parameters(computed_again))
+    for parameters in computed_again:
+        assert torch.equal(kept, parameters)
 
 
 def test_recomputation_keeps_less(make_config):
-    def kept(recompute: bool) -> int:
+    def kept(recompute: str, steps: int = 2) -> int:
         sizes = []
-        model = ModelOverrides(filters=4, components=2, blocks=8)
+        stages = f'flow.scales=[[["checkerboard",{steps}]],[["channel",1]]]'
+        model = ModelOverrides(filters=32, components=2, blocks=8, set=(stages,))
         config = make_config(recompute=recompute, model=model)
         trainer = Trainer(config, load_inputs(config, CPU), Ranks(), CPU)
         trainer.begin(None)
@@ -82,7 +85,18 @@ def test_recomputation_keeps_less(make_config):
             trainer.model(trainer.images[:8])
         return sum(sizes)
 
-    assert kept(True) < 0.7 * kept(False)
+    none, block, coupling = map(kept, RECOMPUTE)
+    assert block < 0.3 * none
+    assert coupling < none / 6
+    assert kept("coupling", steps=3) - coupling < 0.03 * none
+
+
+def test_recomputation_needs_what_it_computes_again(make_config):
+    config = make_config(preset="glow-tiny", model=ModelOverrides(), recompute="block")
+    with pytest.raises(ValueError, match="none for a model without gated blocks, got 'block'"):
+        _trained(config)
+    with pytest.raises(ValueError, match="one of none, block, coupling, got 'all'"):
+        make_config(recompute="all")
 
 
 class Recorder(graphs.SideStream):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vflow.densities import ConditionalDensity, Dequantized, Normal, log_mean_exp
 from vflow.densities.modes import evaluating
 from vflow.flows import Flow, ImageResidualBlock, no_logdet
+from vflow.flows.couplings import Coupling
 from vflow.flows.elementwise import PIXEL_VALUES
 from vflow.models.builders.conditional import PREPROCESSES
 from vflow.models.checks import (
@@ -30,6 +31,7 @@ from vflow.models.pretrained import Pretrained, take_old_names
 from vflow.models.spread import with_spread
 from vflow.models.tree import as_model_config, build
 from vflow.nets import ContextNetwork, GlowNet, Trunk
+from vflow.nets.recompute import take_recompute
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 ROWS_AT_ONCE = 256
@@ -508,11 +510,30 @@ class ImageFlow(Pretrained, nn.Module):
             if isinstance(module, Trunk | ContextNetwork | GlowNet):
                 module.compute_dtype = PRECISIONS[precision]
 
-    def set_recompute(self, recompute: bool) -> None:
-        """Say whether the backward pass computes the couplings' blocks again, to spare memory."""
-        for module in self.modules():
-            if isinstance(module, Trunk):
-                module.recompute = recompute
+    def set_recompute(self, recompute: str | bool) -> None:
+        """Say what the backward pass computes again instead of keeping it, to spare memory.
+
+        Args:
+            recompute: "none"; "block", the gated blocks, of which only the inputs are kept; or
+                "coupling", whole couplings and context networks, of which only the inputs are kept.
+                False and True are "none" and "block".
+
+        Raises:
+            ValueError: If it is none of these, or the model has nothing of the kind.
+        """
+        recompute = take_recompute(recompute)
+        modules = list(self.modules())
+        whole = [m for m in modules if isinstance(m, Coupling | ContextNetwork)]
+        trunks = [m for m in modules if isinstance(m, Trunk)]
+        if recompute != "none" and not {"block": trunks, "coupling": whole}[recompute]:
+            what = {"block": "gated blocks", "coupling": "couplings"}[recompute]
+            raise ValueError(
+                f"recompute must be none for a model without {what}, got {recompute!r}"
+            )
+        for module in whole:
+            module.recompute = recompute == "coupling"
+        for module in trunks:
+            module.recompute = recompute == "block"
 
     # Checks and odds and ends
 

@@ -6,13 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from vflow.nets.embedding import copy_parameters, embed_inputs, embed_outputs
 from vflow.nets.gated import GatedBlock
 from vflow.nets.layers import Conv3x3
+from vflow.nets.recompute import computed_again, may_recompute
 from vflow.ops.reference.precision import autocast
-from vflow.ops.transforms import within_transform
 
 OUTPUT_INIT_SCALE = 0.1
 POSITION_STD = 0.01
@@ -62,24 +61,15 @@ class Trunk(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """x [B, H, W, in], context [B, H, W, Fc] -> [B, H, W, out]."""
         dtype = self.compute_dtype
-        # torch.func has no hooks on what is saved, by which PyTorch recomputes.
-        recompute = self.recompute and torch.is_grad_enabled() and not within_transform()
-        # What is computed in evaluation mode may find dropout at work by the time of its gradient.
-        recompute = recompute and (self.training or not self.dropout)
+        again = self.recompute and may_recompute(self)
         with autocast(x.device.type, dtype):
             hidden = self.conv_in(x)
             for block in self.blocks:
-                if recompute:
-                    hidden = checkpoint(
-                        block,
-                        hidden,
-                        self.position,
-                        context,
-                        use_reentrant=False,
-                        preserve_rng_state=self.dropout > 0,
-                    )
+                given = hidden, self.position, context
+                if again:
+                    hidden = computed_again(block, *given, draws=self.dropout > 0)
                 else:
-                    hidden = block(hidden, self.position, context)
+                    hidden = block(*given)
             return self.conv_out(hidden).to(x.dtype)
 
     def embed(self, narrow: Trunk, inputs: Any, outputs: Any, resting: Tensor) -> None:

@@ -194,20 +194,27 @@ def use_backend(name: str) -> Iterator[None]:
         ValueError: If there is no such backend or nothing of it can run here. An operation that the
             backend does not have, or not for its tensors, raises when it is called.
     """
-    global _forced
     problem = _unusable(name)
     if problem is not None:
         raise ValueError(problem)
-    previous, _forced = _forced, name
-    try:
+    with as_named(name):
         yield
-    finally:
-        _forced = previous
 
 
 def named() -> str | None:
     """The backend that was asked for by name, if any was."""
     return _forced
+
+
+@contextmanager
+def as_named(name: str | None) -> Iterator[None]:
+    """Choose within the block as when `named` gave `name`."""
+    global _forced
+    previous, _forced = _forced, name
+    try:
+        yield
+    finally:
+        _forced = previous
 
 
 def describe() -> dict[str, dict[str, str]]:

@@ -15,6 +15,7 @@ from vflow.data import data_help, parse_size
 from vflow.fields import take_plain_numbers
 from vflow.models import ModelConfig, model_config
 from vflow.models.config import require_bool, require_choice, require_int, require_number
+from vflow.nets.recompute import take_recompute
 
 MAX_SEED = (1 << 63) - 1
 ImageSize: TypeAlias = Annotated[
@@ -35,7 +36,7 @@ CHOICES = {
     "device": ("auto", "cpu", "cuda"),
 }
 SWITCHES = (
-    *("flip", "resume_with_changes", "recompute", "compile", "cuda_graph", "deterministic"),
+    *("flip", "resume_with_changes", "compile", "cuda_graph", "deterministic"),
     "check_ranks",
 )
 
@@ -186,8 +187,9 @@ class TrainConfig:
     """Passes over the training images; 2000 if `steps` is left out too."""
     accumulate: int = 1
     """Parts that a process takes its share of the batch in, to spare memory."""
-    recompute: bool = False
-    """Compute the gated blocks again in the backward pass instead of keeping their insides."""
+    recompute: Literal["none", "block", "coupling"] = "none"
+    """What the backward pass computes again instead of keeping it: gated blocks, of which only the
+    inputs are kept, or couplings as wholes."""
     optimizer: Literal["adam", "adamw", "apex"] = "adam"
     """adam and adamw are torch's fused ones, apex is NVIDIA apex's FusedAdam."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
@@ -264,6 +266,7 @@ class TrainConfig:
         require_int("seed", self.seed, 0)
         if self.seed > MAX_SEED:
             raise ValueError(f"seed must be below 2^63, got {self.seed}")
+        object.__setattr__(self, "recompute", take_recompute(self.recompute))
         for name, choices in CHOICES.items():
             require_choice(name, getattr(self, name), choices)
         for name in SWITCHES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from vflow.flows.base import Flow, Halves
 from vflow.flows.embedding import CannotEmbed, Places
 from vflow.kinds import Kinds
+from vflow.nets.recompute import computed_again, may_recompute
 from vflow.ops.coder import Coder, to_float
 
 COUPLINGS = Kinds("coupling")
@@ -35,6 +37,8 @@ class Coupling(Flow):
     """The first half, unchanged, decides how each element of the second half is transformed.
 
     A subclass defines `transform` and its `untransform`, maps of elements by their parameters.
+    With `recompute` only the halves (and the context) are kept for the backward pass, which
+    computes the network and its parameters again.
 
     Args:
         net: Network [..., C1] (and context) -> [..., C2 * P], element-major: each element's P
@@ -46,6 +50,7 @@ class Coupling(Flow):
         super().__init__()
         self.net = net
         self.parameters_per_element = parameters
+        self.recompute = False
 
     def transform(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, ..., C2], params [B, ..., C2, P] -> y like x, logdet [B]."""
@@ -68,13 +73,27 @@ class Coupling(Flow):
 
     def forward(self, x: Halves, context: Tensor | None = None) -> tuple[Halves, Tensor]:
         """Transform the second half."""
-        y2, logdet = self.transform(x[1], self._params(x[0], context))
+        y2, logdet = self._mapped(self.transform, x, context)
         return (x[0], y2), logdet
 
     def inverse(self, y: Halves, context: Tensor | None = None) -> tuple[Halves, Tensor]:
         """Transform the second half back."""
-        x2, logdet = self.untransform(y[1], self._params(y[0], context))
+        x2, logdet = self._mapped(self.untransform, y, context)
         return (y[0], x2), logdet
+
+    def _mapped(
+        self,
+        elementwise: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+        halves: Halves,
+        context: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        def mapped(first: Tensor, second: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor]:
+            return elementwise(second, self._params(first, given))
+
+        if self.recompute and may_recompute(self.net):
+            draws = getattr(self.net, "dropout", 0.0) > 0
+            return computed_again(mapped, *halves, context, draws=draws)
+        return mapped(*halves, context)
 
     def code(self, x: Halves, coder: Coder, context: Tensor | None = None) -> Halves:
         """`forward` of whole numbers."""
