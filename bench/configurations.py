@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vflow.nets import gated
+from vflow.nets.recompute import Recompute
 from vflow.ops import concat_elu, use_backend
 from vflow.train import OptimConfig, TrainConfig
 from vflow.train.distributed import Ranks
@@ -69,7 +70,7 @@ class Configuration:
         batch_size: int,
         device: torch.device,
         *,
-        recompute: str = "none",
+        recompute: Recompute = "none",
         ranks: Ranks | None = None,
         initialize: bool = True,
     ) -> Trainer:

@@ -22,7 +22,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for `python bench/throughput.py`
 
@@ -47,6 +47,7 @@ from vflow.console import one_line_errors
 from vflow.files import write_json
 from vflow.models import model_config, tf32
 from vflow.models.config import require_int
+from vflow.nets.recompute import Recompute
 from vflow.train.cuda_graph import EAGER_STEPS
 
 PEER = "peer"
@@ -70,7 +71,7 @@ class Options:
     """Time sampling and likelihoods too."""
     bisection: bool = False
     """Time sampling with the authors' 200 bisections, too."""
-    recompute: Literal["none", "block", "coupling"] = "none"
+    recompute: Recompute = "none"
     """What the backward pass computes again instead of keeping it."""
     peer: Path | None = None
     """Checkout of github.com/chrischute/flowplusplus, to time at the same widths."""

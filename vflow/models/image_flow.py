@@ -530,10 +530,10 @@ class ImageFlow(Pretrained, nn.Module):
             raise ValueError(
                 f"recompute must be none for a model without {what}, got {recompute!r}"
             )
-        for module in whole:
-            module.recompute = recompute == "coupling"
-        for module in trunks:
-            module.recompute = recompute == "block"
+        for part in whole:
+            part.recompute = recompute == "coupling"
+        for trunk in trunks:
+            trunk.recompute = recompute == "block"
 
     # Checks and odds and ends
 

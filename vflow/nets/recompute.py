@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import torch
 from torch import nn
@@ -13,11 +13,12 @@ from vflow.fields import require_choice
 from vflow.ops import backend
 from vflow.ops.transforms import within_transform
 
-RECOMPUTE = ("none", "block", "coupling")
+Recompute: TypeAlias = Literal["none", "block", "coupling"]
+RECOMPUTE: tuple[Recompute, ...] = get_args(Recompute)
 """What is computed again: nothing, each gated block, or each coupling as a whole."""
 
 
-def take_recompute(value: str | bool) -> str:
+def take_recompute(value: str | bool) -> Recompute:
     """One of `RECOMPUTE`; False and True are "none" and "block".
 
     Raises:
@@ -26,7 +27,7 @@ def take_recompute(value: str | bool) -> str:
     if isinstance(value, bool):
         return RECOMPUTE[value]
     require_choice("recompute", value, RECOMPUTE)
-    return value
+    return cast(Recompute, value)
 
 
 def may_recompute(module: nn.Module) -> bool:

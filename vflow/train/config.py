@@ -15,7 +15,7 @@ from vflow.data import data_help, parse_size
 from vflow.fields import take_plain_numbers
 from vflow.models import ModelConfig, model_config
 from vflow.models.config import require_bool, require_choice, require_int, require_number
-from vflow.nets.recompute import take_recompute
+from vflow.nets.recompute import Recompute, take_recompute
 
 MAX_SEED = (1 << 63) - 1
 ImageSize: TypeAlias = Annotated[
@@ -187,7 +187,7 @@ class TrainConfig:
     """Passes over the training images; 2000 if `steps` is left out too."""
     accumulate: int = 1
     """Parts that a process takes its share of the batch in, to spare memory."""
-    recompute: Literal["none", "block", "coupling"] = "none"
+    recompute: Recompute = "none"
     """What the backward pass computes again instead of keeping it: gated blocks, of which only the
     inputs are kept, or couplings as wholes."""
     optimizer: Literal["adam", "adamw", "apex"] = "adam"
