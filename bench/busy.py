@@ -23,7 +23,7 @@ import vflow  # noqa: F401, before torch, for the spin of its threads
 import torch
 
 from bench.configurations import CONFIGURATIONS
-from vflow.console import RunStopped
+from vflow.runtime.console import RunStopped
 from vflow.runtime.threads import SPIN_COUNT, VARIABLE, WAIT_POLICY
 
 SPINS = {"libgomp's own": "300000", "short": SPIN_COUNT}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.workloads import BISECTED
-from vflow.files import atomic_path
+from vflow.runtime.files import atomic_path
 
 
 def draw_chart(results: list[dict[str, Any]], machine: dict[str, Any], path: Path) -> None:

@@ -28,8 +28,9 @@ from torch import Tensor
 
 from vflow.compression.identity import ARITHMETICS, arithmetic
 from vflow.compression.walk import Noise, decode_batch, encode_batch
-from vflow.evaluate.opening import open_images, open_model
+from vflow.data import images_of_shape
 from vflow.models import ImageFlow
+from vflow.models.loading import load_image_model
 from vflow.ops.coder import Coder
 
 
@@ -98,8 +99,8 @@ def measure(name: str, model: ImageFlow, images: Tensor, options: Options) -> No
 def main(options: Options) -> None:
     """Print a line for the bound, and three for each arithmetic."""
     torch.set_num_threads(options.threads)
-    model = open_model(options.model)
-    images = open_images(model, options.data, "test")[: options.images]
+    model = load_image_model(options.model)
+    images = images_of_shape(options.data, "test", model.data_shape)[: options.images]
 
     def elbo() -> list[Tensor]:
         return [model.elbo(batch) for batch in images.split(options.batch_size)]

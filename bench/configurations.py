@@ -15,8 +15,8 @@ from torch.nn import functional
 from vflow.nets import gated
 from vflow.nets.recompute import Recompute
 from vflow.ops import concat_elu, use_backend
+from vflow.runtime.distributed import Ranks
 from vflow.train import OptimConfig, TrainConfig
-from vflow.train.distributed import Ranks
 from vflow.train.inputs import Inputs
 from vflow.train.trainer import Trainer
 

@@ -35,9 +35,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 import vflow.ops.flops  # noqa: F401
-from vflow.console import one_line_errors
-from vflow.files import read_json
 from vflow.models import create_model
+from vflow.runtime.console import one_line_errors
+from vflow.runtime.files import read_json
 
 PRESETS = ("vflow-cifar10", "flowpp-cifar10", "vflow-4m-c6")
 PROCESSES = (1, 8, 16, 64)

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 import vflow
-from vflow.models import tf32
 from vflow.ops import backend, native
+from vflow.runtime.tf32 import tf32
 from vflow.runtime.threads import describe_spin
 
 COPY_NUMBERS = 1 << 25

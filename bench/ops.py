@@ -35,9 +35,9 @@ import tyro
 
 from bench.machine import copy_bandwidth, describe
 from bench.ops_cases import DTYPES, Case, cases
-from vflow.console import RunStopped, one_line_errors
-from vflow.files import write_json
-from vflow.models.config import require_choice
+from vflow.io.fields import require_choice
+from vflow.runtime.console import RunStopped, one_line_errors
+from vflow.runtime.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEED = ROOT / "bench" / "ops_speed.py"

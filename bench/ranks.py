@@ -23,8 +23,8 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.configurations import CONFIGURATIONS
-from vflow.console import RunStopped
-from vflow.train.distributed import Ranks
+from vflow.runtime.console import RunStopped
+from vflow.runtime.distributed import Ranks
 from vflow.train.trainer import Trainer
 
 

@@ -25,8 +25,8 @@ import tyro
 
 from bench.machine import describe
 from bench.peak_memory import peak_memory
-from vflow.files import write_json
 from vflow.nets.recompute import RECOMPUTE
+from vflow.runtime.files import write_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,11 +43,12 @@ from bench.peak_memory import peak_memory
 from bench.peer import load_peer, peer_training
 from bench.ranks import measure_scaling
 from bench.workloads import Workload, bisected_sampling, inference, training
-from vflow.console import one_line_errors
-from vflow.files import write_json
-from vflow.models import model_config, tf32
-from vflow.models.config import require_int
+from vflow.io.fields import require_int
+from vflow.models import model_config
 from vflow.nets.recompute import Recompute
+from vflow.runtime.console import one_line_errors
+from vflow.runtime.files import write_json
+from vflow.runtime.tf32 import tf32
 from vflow.train.cuda_graph import EAGER_STEPS
 
 PEER = "peer"

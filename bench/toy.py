@@ -32,9 +32,9 @@ import tyro
 from torch import Tensor, nn
 
 from bench.machine import describe
-from vflow.files import write_json
 from vflow.models import Glow, GlowConfig
 from vflow.nets import MLP
+from vflow.runtime.files import write_json
 from vflow.toy.stacked import Stack
 
 DIMS, STEPS, HIDDEN, BATCH = 10, 3, 50, 64

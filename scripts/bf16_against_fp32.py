@@ -21,9 +21,9 @@ import torch
 import tyro
 
 from vflow.data import load_images
-from vflow.files import atomic_path, write_json
+from vflow.io.checkpoint import list_steps, open_checkpoint
+from vflow.runtime.files import atomic_path, write_json
 from vflow.train import OptimConfig, TrainConfig, train
-from vflow.train.checkpoint import list_steps, open_checkpoint
 
 PRECISIONS = ("fp32", "bf16")
 

@@ -201,7 +201,7 @@ def check(chosen: list[Stage], path: Path, seconds: float, device: str) -> list[
         seconds: For all of them.
         device: "cpu" or "cuda", to describe the machine.
     """
-    from vflow.files import read_json, write_json
+    from vflow.runtime.files import read_json, write_json
 
     end, outcomes = time.monotonic() + seconds, []
     known: dict[str, Any] = {}

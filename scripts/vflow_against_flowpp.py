@@ -14,10 +14,10 @@ from typing import Any
 
 import tyro
 
-from vflow.console import one_line_errors
 from vflow.evaluate import EvaluateConfig, evaluate
-from vflow.files import write_json
 from vflow.plots import save_curves
+from vflow.runtime.console import one_line_errors
+from vflow.runtime.files import write_json
 from vflow.train import OptimConfig, TrainConfig, train
 
 PRESETS = {"VFlow": "vflow-photos", "Flow++": "flowpp-photos"}

@@ -15,9 +15,9 @@ from bench.flops import count_flops
 from bench.peer import load_peer
 from bench.workloads import BISECTED
 from vflow import create_model
-from vflow.console import RunStopped
 from vflow.models import model_config
 from vflow.ops import backend, concat_elu, dropout
+from vflow.runtime.console import RunStopped
 
 
 def _options(**changes) -> throughput.Options:

@@ -15,7 +15,7 @@ import torch
 
 import vflow
 from vflow.cli import main
-from vflow.files import atomic_path
+from vflow.runtime.files import atomic_path
 
 
 @contextlib.contextmanager

@@ -14,7 +14,6 @@ from vflow.runtime.threads import shorten_spin as _shorten_spin
 
 if TYPE_CHECKING:
     from vflow import data, densities, evaluate, flows, interop, nets, ops, sample, scores, train
-    from vflow.loading import load_model
     from vflow.models import (
         FlowPlusPlus,
         FlowPlusPlusConfig,
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
         create_model,
         list_models,
         list_trained_models,
+        load_model,
         model_config,
     )
 
@@ -69,7 +69,7 @@ _shorten_spin()
 
 if not TYPE_CHECKING:
     _MODELS = {name for name in __all__ if name[0].isupper()} | {
-        *("augment", "create_model", "list_models", "list_trained_models"),
+        *("augment", "create_model", "list_models", "list_trained_models", "load_model"),
         "model_config",
     }
 
@@ -77,9 +77,8 @@ if not TYPE_CHECKING:
         import importlib
         import importlib.util
 
-        if name in _MODELS or name == "load_model":
-            home = "vflow.models" if name in _MODELS else "vflow.loading"
-            value = getattr(importlib.import_module(home), name)
+        if name in _MODELS:
+            value = getattr(importlib.import_module("vflow.models"), name)
             globals()[name] = value
             return value
         if name.isidentifier() and name[0] != "_" and importlib.util.find_spec(f"vflow.{name}"):

@@ -15,15 +15,16 @@ from typing import Any
 
 from torch import Tensor
 
-from vflow.arguments import parse
 from vflow.codecs import codec_bits_per_dim
 from vflow.compression.commands import CompressConfig, compress
-from vflow.console import one_line_errors
-from vflow.evaluate import EvaluateConfig, evaluate, open_images, open_model
-from vflow.fields import take_plain_numbers
-from vflow.files import write_json
-from vflow.models.config import require_int
+from vflow.data import images_of_shape
+from vflow.evaluate import EvaluateConfig, evaluate
+from vflow.io.fields import require_int, take_plain_numbers
+from vflow.models.loading import load_image_model
 from vflow.plots import save_curves, save_image_grid, save_side_by_side
+from vflow.runtime.arguments import parse
+from vflow.runtime.console import one_line_errors
+from vflow.runtime.files import write_json
 from vflow.sample import draw_samples
 from vflow.train import OptimConfig, TrainConfig, train
 
@@ -132,8 +133,8 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     train(config.training())
     print(f"\nEvaluating it on {config.images} held-out images.", flush=True)
     evaluation = evaluate(config.evaluation())
-    model = open_model(out / "run")
-    images = open_images(model, "photos", "test")[: config.images]
+    model = load_image_model(out / "run")
+    images = images_of_shape("photos", "test", model.data_shape)[: config.images]
     print("Compressing them with it, and decoding the file to compare.", flush=True)
     archive = compress(config.compression())
     results: dict[str, Any] = {

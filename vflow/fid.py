@@ -20,21 +20,15 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from vflow.data import images_digest
+from vflow.data import images_digest, images_of_shape
 from vflow.evaluate.evaluation import model_digest
-from vflow.evaluate.opening import (
-    open_images,
-    open_model,
-    progress_bar,
-    require_output,
-    require_seed,
-)
-from vflow.fields import take_plain_numbers
-from vflow.files import write_json
+from vflow.io.fields import require_choice, require_int, require_seed, take_plain_numbers
 from vflow.models.checks import require_temperature
-from vflow.models.config import require_choice, require_int
+from vflow.models.loading import load_image_model
+from vflow.runtime.distributed import Ranks
+from vflow.runtime.files import require_output, write_json
+from vflow.runtime.progress import progress_bar
 from vflow.sample import draw_samples
-from vflow.train.distributed import Ranks
 
 INCEPTION = "inception"
 INCEPTION_FEATURES = "2048"
@@ -110,8 +104,8 @@ def fid(config: FidConfig) -> dict[str, Any]:
     require_output("out", config.out, ".json")
     device = Ranks().device(config.device)
     network = feature_network(config.features).to(device).eval()
-    model = open_model(config.model, device, say=True)
-    images = open_images(model, config.data, config.split, config.data_root)
+    model = load_image_model(config.model, device, say=True)
+    images = images_of_shape(config.data, config.split, model.data_shape, config.data_root)
     if config.images is not None and config.images > len(images):
         raise ValueError(f"images must be at most {len(images)}, got {config.images}")
     images = images[: config.images]

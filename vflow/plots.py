@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from vflow.files import atomic_path
+from vflow.runtime.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

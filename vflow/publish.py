@@ -13,15 +13,14 @@ import torch
 import tyro
 
 from vflow.evaluate.evaluation import model_digest
-from vflow.evaluate.opening import open_model
-from vflow.files import atomic_path, write_json
-from vflow.loading import find_model
+from vflow.io.checkpoint import newest_checkpoint
 from vflow.models import ImageFlow
+from vflow.models.loading import find_model, load_image_model
 from vflow.models.pretrained import CARD_NAME
 from vflow.plots import save_curves, save_image_grid
 from vflow.report.card import Facts, card
 from vflow.report.runs import RunRecord, read_run
-from vflow.train.checkpoint import newest_checkpoint
+from vflow.runtime.files import atomic_path, write_json
 from vflow.train.facts import COUNT
 
 SAMPLES = 64
@@ -89,7 +88,7 @@ def publish(config: PublishConfig) -> str:
     if folder.exists() and not (folder / "config.json").is_file() and any(folder.iterdir()):
         raise FileExistsError(f"out must be a model's folder or a new one, but {folder} is neither")
     source = find_model(config.run)
-    model = open_model(source, say=True)
+    model = load_image_model(source, say=True)
     evaluations = _evaluations(run, model, config)
     facts = Facts(
         name=config.to,

@@ -16,15 +16,15 @@ import tyro
 from torch import Tensor
 
 from vflow.densities import Normal
-from vflow.evaluate.opening import open_model, progress_bar, require_output, require_seed
-from vflow.fields import plain, take_plain_numbers
-from vflow.files import atomic_path
+from vflow.io.fields import plain, require_choice, require_int, require_seed, take_plain_numbers
 from vflow.models import ImageFlow
 from vflow.models.checks import require_temperature
-from vflow.models.config import require_choice, require_int
+from vflow.models.loading import load_image_model
 from vflow.plots import save_image_grid
-from vflow.train.distributed import Ranks
-from vflow.train.randomness import Stream, mix
+from vflow.runtime.distributed import Ranks
+from vflow.runtime.files import atomic_path, require_output
+from vflow.runtime.progress import progress_bar
+from vflow.runtime.randomness import Stream, mix
 
 GRID_IMAGES = 256
 """Most samples that the picture shows."""
@@ -87,7 +87,7 @@ def sample(config: SampleConfig) -> Tensor:
     """
     require_output("out", Path(config.out), ".png")
     require_output("npz", config.npz_path, ".npz")
-    model = open_model(config.model, Ranks().device(config.device), say=True)
+    model = load_image_model(config.model, Ranks().device(config.device), say=True)
     images = draw_samples(
         model, config.n, config.temperature, config.seed, config.batch_size, progress=True
     )

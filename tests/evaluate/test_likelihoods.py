@@ -16,7 +16,7 @@ import vflow
 from tests.evaluate.small import IMAGES, SAMPLES, held_out_images, numbers
 from vflow.evaluate import EvaluateConfig, evaluate, importance_sample
 from vflow.evaluate.evaluation import summary
-from vflow.train.randomness import Stream, mix
+from vflow.runtime.randomness import Stream, mix
 
 
 @pytest.mark.parametrize("max_rows", [1, 3, 1000], ids=lambda rows: f"{rows}-rows")

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import vflow
-from vflow.console import RunStopped
-from vflow.evaluate import EvaluateConfig, evaluate, open_model
+from vflow.evaluate import EvaluateConfig, evaluate
+from vflow.models.loading import load_image_model
+from vflow.runtime.console import RunStopped
 
 
 def test_results_of_another_evaluation_are_not_mixed_in(
@@ -171,13 +172,13 @@ def test_broken_models(folder: Path, tmp_path: Path, kind: str) -> None:
     vflow.load_model(folder / "model").save_pretrained(tmp_path / "model")
     message = break_model(tmp_path / "model", kind)
     with pytest.raises((ValueError, OSError), match=message) as caught:
-        open_model(tmp_path / "model")
+        load_image_model(tmp_path / "model")
     assert "\n" not in str(caught.value)
 
 
 def test_models_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError, match=r"none"):
-        open_model(tmp_path / "none")
+        load_image_model(tmp_path / "none")
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"^model must be a folder or .*file is a file$"):
-        open_model(tmp_path / "file")
+        load_image_model(tmp_path / "file")

@@ -12,7 +12,9 @@ from PIL import Image
 
 import vflow
 from tests.evaluate.small import numbers
-from vflow.evaluate import EvaluateConfig, evaluate, open_images, open_model
+from vflow.data import images_of_shape
+from vflow.evaluate import EvaluateConfig, evaluate
+from vflow.models.loading import load_image_model
 from vflow.train import ModelOverrides, TrainConfig, train
 
 
@@ -36,7 +38,7 @@ def test_a_training_run(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     finished = evaluate(evaluation_config)
     assert evaluation_config.results_path(3).parent == run
     assert evaluation_config.results_path(3).is_file()
-    model = open_model(run)
+    model = load_image_model(run)
 
     (run / "model").rename(tmp_path / "model")
     unfinished = evaluate(replace(evaluation_config, restart=True))
@@ -45,7 +47,7 @@ def test_a_training_run(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     newest = run / "checkpoints" / "step-00000003" / "ema.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1])
     capsys.readouterr()
-    before = open_model(run)
+    before = load_image_model(run)
     assert "step-00000003 is passed over" in capsys.readouterr().err
     assert any(
         not torch.equal(a, b) for a, b in zip(before.parameters(), model.parameters(), strict=True)
@@ -58,7 +60,7 @@ def test_a_training_run(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
             file.unlink()
         checkpoint.rmdir()
     with pytest.raises(FileNotFoundError, match=r"must hold a finished model or a checkpoint"):
-        open_model(run)
+        load_image_model(run)
 
 
 def test_the_default_place_of_results(tmp_path: Path) -> None:
@@ -82,7 +84,12 @@ def test_validation_images_in_the_models_size_and_channels(tmp_path: Path) -> No
             pixels = np.random.default_rng(index).integers(0, 256, (16, 24, 3), np.uint8)
             Image.fromarray(pixels).save(tmp_path / "images" / name / f"{index}.png")
     data = f"folder:{tmp_path / 'images'}"
-    assert open_images(open_model(tmp_path / "model"), data, "val").shape == (3, 1, 8, 12)
+    assert images_of_shape(data, "val", load_image_model(tmp_path / "model").data_shape).shape == (
+        3,
+        1,
+        8,
+        12,
+    )
     evaluation = EvaluateConfig(model=str(tmp_path / "model"), data=data, split="val")
     assert evaluate(evaluation)["images"] == 3
     with pytest.raises(FileNotFoundError, match=r"has no test images, only those of train and val"):

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import vflow
-from vflow.models import load_model, saved_files
+from vflow.io import saved_files
+from vflow.models import load_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "someone/flow"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import vflow
 from tests import kinds
 from vflow.flows import COUPLINGS, CannotEmbed, ChannelSplit, Compose, Inverse, Places
+from vflow.io.kinds import to_tree
 from vflow.models import ImageFlow, ModelConfig, make_model
 from vflow.models.builders import DEQUANTIZERS, FLOWS, POSTERIORS
 from vflow.models.initialization import data_dependent_init
@@ -219,6 +220,6 @@ def test_options_are_checked_and_described(kinds_of: Any) -> None:
     for kind in kinds_of.names:
         options = kinds_of[kind]
         assert (options.__doc__ or "").strip(), kind
-        assert kinds_of.read(vflow.kinds.to_tree(options.tiny()), "here", "there") == options.tiny()
+        assert kinds_of.read(to_tree(options.tiny()), "here", "there") == options.tiny()
         with pytest.raises(ValueError, match="colour differ"):
-            kinds_of.read({**vflow.kinds.to_tree(options.tiny()), "colour": 1}, "here", "there")
+            kinds_of.read({**to_tree(options.tiny()), "colour": 1}, "here", "there")

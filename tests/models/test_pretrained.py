@@ -173,7 +173,7 @@ def test_a_failed_save_keeps_the_old_weights(folder: Path, monkeypatch) -> None:
     def full_disk(*args: object, **kwargs: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("vflow.models.pretrained.save_file", full_disk)
+    monkeypatch.setattr("vflow.io.weights.save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
         model.save_pretrained(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

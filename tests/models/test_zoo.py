@@ -13,8 +13,8 @@ import torch
 import vflow
 from vflow.cli import main
 from vflow.evaluate.evaluation import model_digest
-from vflow.loading import find_model
 from vflow.models import describe_trained
+from vflow.models.loading import find_model
 from vflow.models.zoo import FOLDER, trained_folder
 
 NAMES = vflow.list_trained_models()

@@ -13,7 +13,7 @@ import torch
 
 import vflow
 from vflow.cli import main
-from vflow.console import RunStopped
+from vflow.runtime.console import RunStopped
 from vflow.toy import DENSITIES, Experiment, ToyConfig
 from vflow.toy import training as module
 from vflow.toy.plots import density_on_grid

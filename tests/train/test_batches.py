@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from vflow.runtime.distributed import Ranks
 from vflow.train import train
 from vflow.train.batches import Batches
-from vflow.train.distributed import Ranks
 from vflow.train.inputs import Inputs, load_inputs
 from vflow.train.trainer import Trainer
 

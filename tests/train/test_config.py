@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from vflow.runtime.distributed import Ranks
 from vflow.train import ModelOverrides, OptimConfig, TrainConfig
 from vflow.train.__main__ import main, parse
-from vflow.train.distributed import Ranks
 
 # (flags, what the error must say)
 BAD_FLAGS = [

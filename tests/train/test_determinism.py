@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.backends import cuda, cudnn
 
+from vflow.runtime.determinism import CUBLAS_VARIABLE, deterministic
 from vflow.train import train
-from vflow.train.determinism import CUBLAS_VARIABLE, deterministic
 from vflow.train.trainer import Trainer
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vflow.console import RunStopped
+from vflow.runtime.console import RunStopped
+from vflow.runtime.distributed import Ranks
 from vflow.train import ModelOverrides, train
-from vflow.train.distributed import Ranks
 
 pytestmark = pytest.mark.alone  # two processes each
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from vflow.io.checkpoint import list_steps, open_checkpoint, save_checkpoint
 from vflow.plots import save_curves
+from vflow.runtime.distributed import Ranks
 from vflow.train import ModelOverrides, OptimConfig, train
 from vflow.train.__main__ import main
-from vflow.train.checkpoint import list_steps, open_checkpoint, save_checkpoint
-from vflow.train.distributed import Ranks
 from vflow.train.inputs import load_inputs
 from vflow.train.trainer import Trainer
 

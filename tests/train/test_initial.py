@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import vflow
+from vflow.io.checkpoint import list_steps, open_checkpoint
+from vflow.runtime.distributed import Ranks
 from vflow.train import ModelOverrides, train
-from vflow.train.checkpoint import list_steps, open_checkpoint
-from vflow.train.distributed import Ranks
 from vflow.train.initial import read_weights
 from vflow.train.inputs import load_inputs
 from vflow.train.trainer import Trainer

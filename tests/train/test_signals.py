@@ -7,9 +7,9 @@ import time
 
 import pytest
 
+from vflow.io.checkpoint import list_steps, save_checkpoint
+from vflow.runtime.signals import StopSignals
 from vflow.train import train
-from vflow.train.checkpoint import list_steps, save_checkpoint
-from vflow.train.signals import StopSignals
 from vflow.train.trainer import Trainer
 
 

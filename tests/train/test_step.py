@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from vflow.console import RunStopped
-from vflow.models import tf32
+from vflow.io.checkpoint import list_steps
 from vflow.nets.recompute import RECOMPUTE
+from vflow.runtime.console import RunStopped
+from vflow.runtime.distributed import Ranks
+from vflow.runtime.tf32 import tf32
 from vflow.train import ModelOverrides, TrainConfig, train
 from vflow.train import cuda_graph as graphs
 from vflow.train import trainer as trainer_module
-from vflow.train.checkpoint import list_steps
 from vflow.train.cuda_graph import EAGER_STEPS, GraphedStep, graph_refused
-from vflow.train.distributed import Ranks
 from vflow.train.inputs import load_inputs
 from vflow.train.trainer import Trainer
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from vflow import console
-from vflow.console import one_line_errors, speak_for_all
-from vflow.train.distributed import Ranks
+from vflow.runtime import console
+from vflow.runtime.console import one_line_errors, speak_for_all
+from vflow.runtime.distributed import Ranks
 
 CPU = torch.device("cpu")
 

@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 
 import vflow
 from vflow.cli import main as command
-from vflow.console import RunStopped
+from vflow.io.checkpoint import list_steps
 from vflow.models import ImageFlow
+from vflow.runtime.console import RunStopped
+from vflow.runtime.distributed import Ranks
 from vflow.train import ModelOverrides, OptimConfig, train
-from vflow.train.checkpoint import list_steps
-from vflow.train.distributed import Ranks
 from vflow.train.evaluation import mean_bits_per_dim
 from vflow.train.inputs import load_inputs
 from vflow.train.trainer import Trainer

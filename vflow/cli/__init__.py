@@ -10,20 +10,20 @@ import difflib
 import sys
 from collections.abc import Callable, Sequence
 
-from vflow.console import one_line_errors
+from vflow.runtime.console import one_line_errors
 
 
 def _train(args: Sequence[str]) -> None:
-    from vflow.arguments import parse
+    from vflow.runtime.arguments import parse
     from vflow.train import TrainConfig, train
 
     train(parse(TrainConfig, "vflow train", args))
 
 
 def _evaluate(args: Sequence[str]) -> None:
-    from vflow.arguments import parse
     from vflow.evaluate import EvaluateConfig, evaluate, summary
-    from vflow.train.distributed import Ranks
+    from vflow.runtime.arguments import parse
+    from vflow.runtime.distributed import Ranks
 
     config = parse(EvaluateConfig, "vflow evaluate", args)
     results = evaluate(config)
@@ -32,7 +32,7 @@ def _evaluate(args: Sequence[str]) -> None:
 
 
 def _sample(args: Sequence[str]) -> None:
-    from vflow.arguments import parse
+    from vflow.runtime.arguments import parse
     from vflow.sample import SampleConfig, sample
 
     config = parse(SampleConfig, "vflow sample", args)
@@ -41,7 +41,7 @@ def _sample(args: Sequence[str]) -> None:
 
 
 def _score(args: Sequence[str]) -> None:
-    from vflow.arguments import parse
+    from vflow.runtime.arguments import parse
     from vflow.scores.command import ScoreConfig, report, score
 
     config = parse(ScoreConfig, "vflow score", args)
@@ -49,38 +49,38 @@ def _score(args: Sequence[str]) -> None:
 
 
 def _fid(args: Sequence[str]) -> None:
-    from vflow.arguments import parse
     from vflow.fid import FidConfig, fid, summary
+    from vflow.runtime.arguments import parse
 
     config = parse(FidConfig, "vflow fid", args)
     print(f"{summary(fid(config))}\nwritten to {config.out}")
 
 
 def _report(args: Sequence[str]) -> None:
-    from vflow.arguments import parse
     from vflow.report import ReportConfig, report
+    from vflow.runtime.arguments import parse
 
     print(f"written to {report(parse(ReportConfig, 'vflow report', args))}")
 
 
 def _publish(args: Sequence[str]) -> None:
-    from vflow.arguments import parse
     from vflow.publish import PublishConfig, publish
+    from vflow.runtime.arguments import parse
 
     print(f"published: {publish(parse(PublishConfig, 'vflow publish', args))}")
 
 
 def _compress(args: Sequence[str]) -> None:
-    from vflow.arguments import parse
     from vflow.compression.commands import CompressConfig, compress, summary
+    from vflow.runtime.arguments import parse
 
     config = parse(CompressConfig, "vflow compress", args)
     print(f"{summary(compress(config))}\nwritten to {config.out}")
 
 
 def _decompress(args: Sequence[str]) -> None:
-    from vflow.arguments import parse
     from vflow.compression.commands import DecompressConfig, decompress
+    from vflow.runtime.arguments import parse
 
     config = parse(DecompressConfig, "vflow decompress", args)
     count, lost = decompress(config)
@@ -90,36 +90,36 @@ def _decompress(args: Sequence[str]) -> None:
 
 
 def _list(args: Sequence[str]) -> None:
-    from vflow.arguments import parse
     from vflow.compression.commands import ListConfig, describe
+    from vflow.runtime.arguments import parse
 
     print(describe(parse(ListConfig, "vflow list", args)))
 
 
 def _models(args: Sequence[str]) -> None:
-    from vflow.arguments import parse
     from vflow.cli.about import ModelsConfig, describe_models
+    from vflow.runtime.arguments import parse
 
     print(describe_models(parse(ModelsConfig, "vflow models", args).pattern))
 
 
 def _info(args: Sequence[str]) -> None:
-    from vflow.arguments import parse
     from vflow.cli.about import InfoConfig, describe_machine
+    from vflow.runtime.arguments import parse
 
     parse(InfoConfig, "vflow info", args)
     print(describe_machine())
 
 
 def _demo(args: Sequence[str]) -> None:
-    from vflow.arguments import parse
     from vflow.demo import DemoConfig, demo
+    from vflow.runtime.arguments import parse
 
     demo(parse(DemoConfig, "vflow demo", args))
 
 
 def _toy(args: Sequence[str]) -> None:
-    from vflow.arguments import parse
+    from vflow.runtime.arguments import parse
     from vflow.toy import ToyConfig, toy
 
     toy(parse(ToyConfig, "vflow toy", args))

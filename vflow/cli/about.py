@@ -21,8 +21,7 @@ from vflow.models import (
     make_model,
     model_config,
 )
-from vflow.models.pretrained import read_config
-from vflow.models.saved_files import locate
+from vflow.models.pretrained import locate, read_config
 from vflow.ops import backend
 from vflow.runtime.threads import describe_spin
 

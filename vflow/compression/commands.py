@@ -19,11 +19,12 @@ from vflow.compression.pictures import output_name, write_picture
 from vflow.compression.reader import ArchiveReader
 from vflow.compression.sources import Sources
 from vflow.compression.writer import CHUNK_TILES, ArchiveWriter
-from vflow.evaluate.opening import open_model, progress_bar, require_output
-from vflow.files import atomic_path
+from vflow.io.fields import require_choice, require_int
 from vflow.models import ImageFlow
-from vflow.models.config import require_choice, require_int
+from vflow.models.loading import load_image_model
 from vflow.models.zoo import trained_folder
+from vflow.runtime.files import atomic_path, require_output
+from vflow.runtime.progress import progress_bar
 
 SUFFIX = ".vflow"
 
@@ -116,7 +117,7 @@ def compress(config: CompressConfig) -> dict[str, Any]:
         OSError: If something cannot be read or written.
     """
     require_output("out", Path(config.out), SUFFIX)
-    model = open_model(config.model, say=True)
+    model = load_image_model(config.model, say=True)
     pictures = Sources(
         model, config.images, config.data, config.split, config.data_root, config.count
     )
@@ -255,10 +256,10 @@ def _verify(path: Path, model: ImageFlow, sources: Sources) -> None:
 def _model_of(config: DecompressConfig, listed: ArchiveReader) -> ImageFlow:
     about = listed.header["model"]
     if config.model is not None:
-        return open_model(config.model)
+        return load_image_model(config.model)
     name = about.get("name")
     if isinstance(name, str) and name and (Path(name).is_dir() or trained_folder(name)):
-        return open_model(name)
+        return load_image_model(name)
     called = f", {name!r} when it was written" if name else ""
     raise ValueError(
         f"it needs the {about.get('class')} of digest {about['digest'][:16]}{called}: "

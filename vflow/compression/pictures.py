@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vflow.data.folder import SUFFIXES
-from vflow.files import atomic_path
+from vflow.runtime.files import atomic_path
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MODES = {"1": "L", "L": "L", "LA": "LA", "RGB": "RGB", "RGBA": "RGBA", "PA": "RGBA"}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vflow.compression.pictures import Picture, find_pictures, grid_of, read_picture
 from vflow.compression.writer import ArchiveWriter
-from vflow.evaluate.opening import open_images
+from vflow.data import images_of_shape
 from vflow.models import ImageFlow
 
 
@@ -41,7 +41,7 @@ class Sources:
         self._name = ""
         channels, height, width = model.data_shape
         if data is not None:
-            tensor = open_images(model, data, split, root)[:count]
+            tensor = images_of_shape(data, split, model.data_shape, root)[:count]
             self._images = tensor.permute(0, 2, 3, 1).contiguous().numpy()
             self._name = f"{data} {split}"
             self.count = self.tiles = len(tensor)

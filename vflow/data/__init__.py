@@ -6,7 +6,7 @@ from vflow.data.batch_order import BatchOrder
 from vflow.data.digest import images_digest
 from vflow.data.image_set import ImageSet
 from vflow.data.image_size import parse_size, size_text
-from vflow.data.load import load_images, splits
+from vflow.data.load import images_of_shape, load_images, splits
 from vflow.data.source import KNOWN_SOURCES, Source, data_help, register
 from vflow.data.spec import find_source
 
@@ -26,6 +26,7 @@ __all__ = [
     "folder",
     "imagenet",
     "images_digest",
+    "images_of_shape",
     "load_images",
     "parse_size",
     "photographs",

@@ -14,8 +14,7 @@ from vflow.data.array_layout import check_dtype, check_layout
 from vflow.data.image_size import size_text
 from vflow.data.mapped import map_array
 from vflow.data.npy import UNREADABLE, Header, read_header, read_headers
-from vflow.data.request import Request
-from vflow.data.source import Source, register
+from vflow.data.source import Request, Source, register
 from vflow.data.spec import ARRAY_SUFFIXES
 from vflow.data.split_names import SPLITS, array_split, in_order, is_images, spellings
 

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from vflow.data import arrays
 from vflow.data.download import fetch, md5_of
-from vflow.data.request import Request
-from vflow.data.source import Source, register
+from vflow.data.source import Request, Source, register
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 ARCHIVE = "cifar-10-binary.tar.gz"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vflow.data.lock import locked
-from vflow.files import sync_file, sync_folder
+from vflow.runtime.files import sync_file, sync_folder
+from vflow.runtime.locks import locked
 
 _SECONDS = 30  # without a byte
 _CHUNK = 1 << 20

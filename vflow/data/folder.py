@@ -19,8 +19,7 @@ from vflow.data.folder_cache import Notes, cache_root, cached
 from vflow.data.folder_splits import Arrangement, arrange
 from vflow.data.folder_walk import SUFFIXES, Walk, walk
 from vflow.data.image_size import Size
-from vflow.data.request import Request
-from vflow.data.source import Source, register
+from vflow.data.source import Request, Source, register
 from vflow.data.split_names import in_order
 
 CACHE_FROM = 1000

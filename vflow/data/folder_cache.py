@@ -13,11 +13,11 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vflow.data.lock import locked
 from vflow.data.mapped import map_array
 from vflow.data.npy import UNREADABLE, read_header
 from vflow.data.spec import expand
-from vflow.files import atomic_path, read_json, write_json
+from vflow.runtime.files import atomic_path, read_json, write_json
+from vflow.runtime.locks import locked
 
 Notes = dict[str, list[str]]
 Rows = Callable[[Notes], Iterator[NDArray[np.uint8]]]

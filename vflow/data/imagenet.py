@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from vflow.data.npy import UNREADABLE, read_header
-from vflow.data.request import Request
-from vflow.data.source import Source, register
+from vflow.data.source import Request, Source, register
 
 _FILES = {"train": [f"train_data_batch_{i}.npz" for i in range(1, 11)], "test": ["val_data.npz"]}
 

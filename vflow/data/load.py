@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vflow.data.image_set import ImageSet
 from vflow.data.mapped import is_mapped
-from vflow.data.request import Request
-from vflow.data.source import Source
-from vflow.data.spec import expand, parse_spec
+from vflow.data.source import Request, Source
+from vflow.data.spec import expand, find_source, parse_spec
 from vflow.data.split_names import SPLITS
 
 
@@ -59,6 +59,42 @@ def load_images(
         # Writable too, so that torch shares it without a warning.
         images = np.require(images, np.uint8, ["C", "W"])
     return ImageSet(torch.from_numpy(images), name=spec, split=split, mapped=mapped)
+
+
+def images_of_shape(
+    spec: str, split: str, shape: tuple[int, ...], root: str | Path | None = None
+) -> Tensor:
+    """The images of a split as a model takes them, at its size and channels where they can be.
+
+    Args:
+        spec: As `load_images` takes it.
+        split: Likewise.
+        shape: The model's [C, H, W].
+        root: As `load_images` takes it.
+
+    Returns:
+        uint8 [N, C, H, W], on the CPU.
+
+    Raises:
+        OSError: If they cannot be read.
+        ValueError: If there is no such data or split, none are there, or they are of another shape.
+    """
+    channels, height, width = shape
+    source = find_source(spec)
+    images = load_images(
+        spec,
+        split,
+        image_size=(height, width) if source.has_size((height, width)) else None,
+        channels=channels if channels in source.channels else None,
+        root=root,
+    ).images
+    if tuple(images.shape[1:]) != shape:
+        came = "x".join(map(str, images.shape[1:]))
+        raise ValueError(
+            f"data must hold {channels}x{height}x{width} images like the model's, "
+            f"but those of {spec} are {came}"
+        )
+    return images
 
 
 def splits(spec: str, *, root: str | Path | None = None) -> tuple[str, ...]:

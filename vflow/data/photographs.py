@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vflow.data.image_size import Size, size_text
-from vflow.data.request import Request
-from vflow.data.source import Source, register
+from vflow.data.source import Request, Source, register
 
 PHOTOGRAPHS: dict[str, tuple[str, ...]] = {
     "train": ("astronaut.png", "motorcycle_left.png", "motorcycle_right.png", "rocket.jpg"),

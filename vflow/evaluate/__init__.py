@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from vflow.evaluate.evaluation import EvaluateConfig, evaluate, summary
 from vflow.evaluate.importance import importance_sample
-from vflow.evaluate.opening import open_images, open_model
 
 __all__ = [
     "EvaluateConfig",
     "evaluate",
     "importance_sample",
-    "open_images",
-    "open_model",
     "summary",
 ]

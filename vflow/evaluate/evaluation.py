@@ -26,26 +26,21 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from vflow.console import RunStopped
-from vflow.data import data_help, images_digest
+from vflow.data import data_help, images_digest, images_of_shape
 from vflow.evaluate.image_results import ImageResult, ImageResults
 from vflow.evaluate.importance import importance_sample
-from vflow.evaluate.opening import (
-    open_images,
-    open_model,
-    progress_bar,
-    require_output,
-    require_seed,
-)
-from vflow.fields import take_plain_numbers
-from vflow.files import write_json
 from vflow.io.evaluations import with_stderr
+from vflow.io.fields import require_choice, require_int, require_seed, take_plain_numbers
 from vflow.io.format1 import renaming_back
-from vflow.kinds import to_tree
-from vflow.loading import find_model, folder_of_results
-from vflow.models import ImageFlow, tf32
-from vflow.models.config import flat_config, require_choice, require_int
-from vflow.train.distributed import Ranks
+from vflow.io.kinds import to_tree
+from vflow.models import ImageFlow
+from vflow.models.config import flat_config
+from vflow.models.loading import find_model, folder_of_results, load_image_model
+from vflow.runtime.console import RunStopped
+from vflow.runtime.distributed import Ranks
+from vflow.runtime.files import require_output, write_json
+from vflow.runtime.progress import progress_bar
+from vflow.runtime.tf32 import tf32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,9 +160,11 @@ class _Evaluation:
     def _open(self, device: torch.device) -> None:
         config = self.config
         self.source = find_model(config.model)
-        self.model = open_model(self.source, device, say=self.ranks.is_main)
+        self.model = load_image_model(self.source, device, say=self.ranks.is_main)
         self.model.set_precision(config.precision)
-        self.images = open_images(self.model, config.data, config.split, config.data_root)
+        self.images = images_of_shape(
+            config.data, config.split, self.model.data_shape, config.data_root
+        )
 
     def _step(self) -> int:
         return -1 if self.source.step is None else self.source.step

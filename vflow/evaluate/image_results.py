@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vflow.files import atomic_path, naming, to_json
+from vflow.runtime.files import atomic_path, naming, to_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from vflow.densities import log_mean_exp
-from vflow.fields import plain, require_int
+from vflow.io.fields import plain, require_int
 from vflow.models import ImageFlow
-from vflow.train.randomness import Stream, mix
+from vflow.runtime.randomness import Stream, mix
 
 
 @torch.inference_mode()

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from vflow.densities import Augmented, ConditionalDensity, Density, FlowDensity
-from vflow.fields import plain, require_int
 from vflow.flows import Flow, Shape
 from vflow.flows.adapters import adapt
+from vflow.io.fields import plain, require_int
 from vflow.models.builders import POSTERIORS
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vflow.fields import plain, require_int, require_number
+from vflow.io.fields import plain, require_int, require_number
 
 
 def require_count(name: str, value: Any) -> int:

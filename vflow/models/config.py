@@ -6,29 +6,15 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from vflow.fields import (
+from vflow.flows.elementwise import PIXEL_VALUES
+from vflow.io.fields import (
     require_bool,
     require_choice,
     require_image_size,
     require_int,
-    require_number,
-    require_slope,
     take_plain_numbers,
 )
-from vflow.flows.elementwise import PIXEL_VALUES
 from vflow.models.tree import ModelConfig, from_flat
-
-__all__ = [
-    "FlowPlusPlusConfig",
-    "VFlowConfig",
-    "flat_config",
-    "require_bool",
-    "require_choice",
-    "require_image_size",
-    "require_int",
-    "require_number",
-    "require_slope",
-]
 
 Stages: TypeAlias = tuple[tuple[str, int], ...]
 """Splits and their numbers of steps, in order: (("checkerboard", 2), ("channel", 2))."""

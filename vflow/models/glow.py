@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vflow.densities import Normal, normal_log_prob
-from vflow.fields import require_int, require_slope, take_plain_numbers
+from vflow.io.fields import require_int, require_slope, take_plain_numbers
 from vflow.models.builders.vectors import NEGATIVE_SLOPE
 from vflow.models.tree import ModelConfig, from_flat
 from vflow.models.vector_flow import VectorFlow

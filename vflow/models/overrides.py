@@ -11,9 +11,9 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vflow.fields import plain, require_bool, require_image_size, require_int
 from vflow.flows import COUPLINGS
-from vflow.kinds import FieldError, Kinds, to_tree
+from vflow.io.fields import plain, require_bool, require_image_size, require_int
+from vflow.io.kinds import FieldError, Kinds, to_tree
 from vflow.models.builders import DEQUANTIZERS, POSTERIORS
 
 FLOW, POSTERIOR, DEQUANTIZER = ("flow",), ("augment", "posterior"), ("dequantize",)

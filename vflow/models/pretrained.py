@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
+import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vflow.files import atomic_path, read_json, write_json
-from vflow.io import format1
-from vflow.models.saved_files import CONFIG_NAME, WEIGHTS_NAME, HubOptions, locate
+from vflow.io import format1, saved_files
+from vflow.io.saved_files import CONFIG_NAME, WEIGHTS_NAME, HubOptions, NothingThereError
+from vflow.io.weights import load_weights, save_tensors
 from vflow.models.tree import ModelConfig, read_tree
+from vflow.models.zoo import list_trained_models, trained_folder
+from vflow.runtime.files import atomic_path, read_json, write_json
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -59,12 +59,9 @@ class Pretrained(PyTorchModelHubMixin, library_name="vflow", tags=["normalizing-
         """
         assert isinstance(self, nn.Module)
         folder = Path(save_directory)
-        tensors = {name: value.contiguous() for name, value in self.state_dict().items()}
-        with atomic_path(folder / WEIGHTS_NAME) as path:
-            try:
-                save_file(tensors, path, metadata={"format": "pt"})
-            except SafetensorError as error:  # which a full disk is to it
-                raise OSError(f"{folder / WEIGHTS_NAME} could not be written: {error}") from error
+        file = folder / WEIGHTS_NAME
+        with atomic_path(file) as path:
+            save_tensors(self.state_dict(), path, file)
         write_json(folder / CONFIG_NAME, self.config.to_tree())
         if not (folder / CARD_NAME).exists():
             with atomic_path(folder / CARD_NAME) as path:
@@ -150,7 +147,7 @@ def open_saved(config: ModelConfig, weights_path: Path, strict: bool = True) -> 
     from vflow.models.classes import make_model  # which imports this file
 
     model = make_model(config)
-    load_weights(model, weights_path, strict)
+    load_weights(model, weights_path, format1.renaming(config.to_tree()), strict)
     model.eval()
     return model
 
@@ -172,38 +169,52 @@ def read_config(path: Path) -> ModelConfig:
     return read_tree(read_json(path), str(path))
 
 
-def load_weights(model: nn.Module, path: Path, strict: bool = True) -> None:
-    """Load a safetensors file of this model's tensors, taking on their precision.
+def locate(path: str | Path, **hub: Unpack[HubOptions]) -> tuple[Path, Path]:
+    """The config and weights files of a model, by the name of a trained one too.
 
     Args:
-        model: The model.
-        path: The file.
-        strict: As `Pretrained.from_pretrained` has it.
+        path: A folder, the name of a trained model that comes with the package, or OWNER/NAME on
+            the Hub.
+        hub: `HubOptions`, of no effect for files that are here.
 
     Raises:
-        ValueError: If the file is damaged, no safetensors, or of another model.
+        FileNotFoundError: Naming what is missing.
+        ValueError: If the path is that of a file.
     """
+    trained = None if Path(path).expanduser().is_dir() else trained_folder(path)
     try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} must be a whole safetensors file (never a pickle), but it does not "
-            f"load: {error}"
-        ) from error
-    rename = format1.renaming(model.config.to_tree())  # type: ignore[union-attr, operator]
-    tensors = {rename(name): value for name, value in tensors.items()}
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    came = {name: tuple(value.shape) for name, value in tensors.items()}
-    odd = sorted(n for n in expected.keys() | came.keys() if expected.get(n) != came.get(n))
-    if odd:
-        first = f"{odd[0]} {came.get(odd[0], 'missing')} for {expected.get(odd[0], 'nothing')}"
-        differ = f"{len(odd)} differ: {first}{', ...' * (len(odd) > 1)}"
-        if strict or any(name in expected and name in came for name in odd):
-            raise ValueError(f"{path} must hold the tensors of its config, but {differ}")
-        warnings.warn(f"{path} is loaded in part: of its tensors {differ}", stacklevel=3)
-    floats = [value for value in tensors.values() if value.is_floating_point()]
-    if not floats or not all(value.isfinite().all() for value in floats):
-        came_instead = "NaN or infinity" if floats else "none"
-        raise ValueError(f"{path} must hold finite numbers, got {came_instead}")
-    model.to(floats[0].dtype)
-    model.load_state_dict(tensors, strict=strict)
+        return saved_files.locate(trained or path, **hub)
+    except NothingThereError as error:
+        raise FileNotFoundError(f"{error}{_hint(path)}") from None
+
+
+def load_saved(path: str | Path, strict: bool = True, **hub: Unpack[HubOptions]) -> Any:
+    """Load a saved model of whatever class its config.json tells, in evaluation mode.
+
+    Args:
+        path: As `locate` has it.
+        strict: As `Pretrained.from_pretrained` has it.
+        hub: Likewise.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or repository, or a file is missing.
+        ValueError: If a file is damaged, a pickle, or of an unknown kind.
+    """
+    config_path, weights_path = locate(path, **hub)
+    return open_saved(read_config(config_path), weights_path, strict)
+
+
+def _hint(path: str | Path) -> str:
+    """A folder or a trained model of nearly that name, or the preset that it is the name of."""
+    from vflow.models.presets import list_models  # presets are of models, which are located
+
+    if str(path) in list_models():
+        return f" ({path} is a preset, which vflow.create_model makes untrained)"
+    parent = Path(path).expanduser().absolute().parent
+    if not parent.is_dir():
+        return ""
+    names = [entry.name for entry in parent.iterdir() if entry.is_dir()]
+    if parent == Path.cwd():
+        names += list_trained_models()
+    close = difflib.get_close_matches(Path(path).name, names, 1)
+    return f" (did you mean {Path(path).parent / close[0]}?)" if close else ""

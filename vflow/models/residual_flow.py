@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from vflow.densities import normal_log_prob
-from vflow.fields import require_int, take_plain_numbers
 from vflow.flows.residual import estimate
+from vflow.io.fields import require_int, take_plain_numbers
 from vflow.models.builders.vectors import COEFFICIENT, require_coefficient
 from vflow.models.tree import ModelConfig, from_flat
 from vflow.models.vector_flow import VectorFlow

@@ -18,14 +18,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vflow.densities import Augmented, ConditionalDensity, Density, FlowDensity
-from vflow.fields import require_int, take_plain_numbers
 from vflow.flows import Shape
 from vflow.io import format1
-from vflow.kinds import FieldError, read_fields, to_tree
+from vflow.io.configs import FORMAT, content_of_run, todays_tree
+from vflow.io.fields import require_int, take_plain_numbers
+from vflow.io.kinds import FieldError, read_fields, to_tree
 from vflow.models.builders import DEQUANTIZERS, FLOWS, POSTERIORS
 from vflow.models.overrides import explain, override, read_flat
-
-FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,19 +186,7 @@ def read_tree(content: Any, where: str) -> ModelConfig:
     Raises:
         ValueError: If it is no config, or a value is out of range.
     """
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{where} must be a JSON object, got {type(content).__name__}")
-    if "format" not in content:
-        if not isinstance(content.get("model"), str):
-            raise ValueError(f'{where} must have a "format" or a "model", and has neither')
-        fields = {name: value for name, value in content.items() if name != "model"}
-        content = format1.tree_of(content["model"], fields, where)
-    if content["format"] != FORMAT:
-        raise ValueError(
-            f"{where} must be of format {FORMAT} or older, got {content['format']!r}: a newer "
-            "vflow reads it"
-        )
-    return ModelConfig.from_tree(content, where)
+    return ModelConfig.from_tree(todays_tree(content, where), where)
 
 
 def config_of_run(fixed: Mapping[str, Any], where: str) -> ModelConfig:
@@ -212,12 +199,7 @@ def config_of_run(fixed: Mapping[str, Any], where: str) -> ModelConfig:
     Raises:
         ValueError: If it is no config, or a value is out of range.
     """
-    if "model" in fixed:
-        return read_tree(fixed["model"], where)
-    start = "model."
-    flat = {k.removeprefix(start): v for k, v in fixed.items() if k.startswith(start)}
-    name = "VFlow" if "extra_dims" in flat else "FlowPlusPlus"
-    return read_tree({"model": name, **flat}, where)
+    return read_tree(content_of_run(fixed), where)
 
 
 def from_flat(name: str, fields: Any) -> ModelConfig:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from vflow.densities import Augmented, ConditionalDensity, log_mean_exp, normal_log_prob
-from vflow.fields import require_choice, require_int, require_slope, take_plain_numbers
 from vflow.flows import Flow
 from vflow.flows.residual import estimate
+from vflow.io.fields import require_choice, require_int, require_slope, take_plain_numbers
 from vflow.models.builders.vectors import COEFFICIENT, NEGATIVE_SLOPE, require_coefficient
 from vflow.models.checks import require_count, require_float, require_temperature
 from vflow.models.initialization import a_weight, initialize_together

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from vflow.fields import plain, require_int
 from vflow.flows import ActNormConv1x1, CannotEmbed, Places
 from vflow.flows.embedding import require_rest
+from vflow.io.fields import plain, require_int
 from vflow.models.builders import (
     POSTERIORS,
     GaussianPosteriorSpec,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from vflow.fields import require_choice
+from vflow.io.fields import require_choice
 from vflow.ops import backend
 from vflow.ops.transforms import within_transform
 

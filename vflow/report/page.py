@@ -13,11 +13,10 @@ from typing import Annotated
 
 import tyro
 
-from vflow.evaluate.opening import require_output
-from vflow.files import atomic_path
 from vflow.io.evaluations import with_stderr
 from vflow.plots import save_curves
 from vflow.report.runs import RunRecord, differing_settings, read_run, what_differs
+from vflow.runtime.files import atomic_path, require_output
 
 SHOWN_SAMPLES = 6
 """Grids of samples shown of a run, from its first to its last."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vflow.files import read_json
+from vflow.runtime.files import read_json
 
 Json = dict[str, Any]
 

@@ -22,17 +22,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vflow.data import load_images
-from vflow.evaluate.opening import open_model, progress_bar, require_seed
-from vflow.fields import take_plain_numbers
-from vflow.files import atomic_path, write_json
+from vflow.io.fields import (
+    require_choice,
+    require_int,
+    require_number,
+    require_seed,
+    take_plain_numbers,
+)
 from vflow.models import ImageFlow
-from vflow.models.config import require_choice, require_int, require_number
+from vflow.models.loading import load_image_model
+from vflow.runtime.distributed import Ranks
+from vflow.runtime.files import atomic_path, write_json
+from vflow.runtime.progress import progress_bar
 from vflow.scores.calibration import Threshold, auroc, false_positive_rate_at, threshold_at
 from vflow.scores.complexity import CODECS
 from vflow.scores.judges import batch_typicality
 from vflow.scores.pictures import save_bits_maps, save_extremes, save_histograms
 from vflow.scores.table import Fitted, Scorer, Table
-from vflow.train.distributed import Ranks
 
 BATCHES = (10, 100)
 """Images in the batches of batch typicality."""
@@ -117,12 +123,14 @@ def score(config: ScoreConfig) -> dict[str, Any]:
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"out must be a folder, but {out} is a file")
     device = Ranks().device(config.device)
-    model = open_model(config.model, device, say=True)
+    model = load_image_model(config.model, device, say=True)
     scorer = Scorer(
         model=model,
         codec=config.complexity,
-        background=None if config.background is None else open_model(config.background, device),
-        ensemble=[open_model(path, device) for path in config.ensemble],
+        background=None
+        if config.background is None
+        else load_image_model(config.background, device),
+        ensemble=[load_image_model(path, device) for path in config.ensemble],
         samples=config.samples,
         batch_size=config.batch_size,
         seed=config.seed,

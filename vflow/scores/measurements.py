@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vflow.evaluate.importance import importance_sample
+from vflow.io.fields import require_int
 from vflow.models import ImageFlow
-from vflow.models.config import require_int
+from vflow.runtime.randomness import Stream, mix
 from vflow.scores.judges import latent_autocorrelation, latent_distance, latent_norm
-from vflow.train.randomness import Stream, mix
 
 Numbers = NDArray[np.float64]
 

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vflow.files import atomic_path
 from vflow.models import ImageFlow
 from vflow.plots import save_side_by_side
+from vflow.runtime.files import atomic_path
 from vflow.scores.calibration import Threshold
 from vflow.scores.pixel_bits import pixel_bits
 

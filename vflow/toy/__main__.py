@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vflow.arguments import parse
-from vflow.console import one_line_errors
+from vflow.runtime.arguments import parse
+from vflow.runtime.console import one_line_errors
 from vflow.toy import ToyConfig, toy
 
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vflow.fields import take_plain_numbers
+from vflow.io.fields import require_choice, require_int, require_number, take_plain_numbers
 from vflow.models import GlowConfig, VectorVFlowConfig
-from vflow.models.config import require_choice, require_int, require_number
 from vflow.toy.densities import DENSITIES
 
 DATA_DIMS = 2

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vflow.files import atomic_path
+from vflow.runtime.files import atomic_path
+from vflow.runtime.randomness import Stream, mix
 from vflow.toy.config import DATA_DIMS, Experiment
 from vflow.toy.densities import DENSITIES
 from vflow.toy.stacked import Stack
-from vflow.train.randomness import Stream, mix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

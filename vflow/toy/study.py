@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from vflow.files import write_json
+from vflow.runtime.files import write_json
 from vflow.toy.config import Experiment, ToyConfig
 from vflow.toy.densities import DENSITIES
 from vflow.toy.plots import save_density, save_paths, save_study, study_table

@@ -16,14 +16,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from vflow.console import RunStopped
-from vflow.files import atomic_path, read_json, write_json
 from vflow.models import Glow, GlowConfig, VectorVFlow, load_model
+from vflow.runtime.console import RunStopped
+from vflow.runtime.files import atomic_path, read_json, write_json
+from vflow.runtime.randomness import Stream, mix
+from vflow.runtime.signals import StopSignals
 from vflow.toy.config import DATA_DIMS, Experiment
 from vflow.toy.densities import DENSITIES
 from vflow.toy.stacked import Model, Stack
-from vflow.train.randomness import Stream, mix
-from vflow.train.signals import StopSignals
 
 RECIPE = 3
 """Counts changes of what training does with the same fields; nothing is resumed across one."""

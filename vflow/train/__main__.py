@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vflow import arguments
-from vflow.console import one_line_errors
+from vflow.runtime import arguments
+from vflow.runtime.console import one_line_errors
 from vflow.train import TrainConfig, train
 
 

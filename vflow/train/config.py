@@ -12,12 +12,17 @@ from typing import Annotated, Any, Literal, TypeAlias
 import tyro
 
 from vflow.data import data_help, parse_size
-from vflow.fields import take_plain_numbers
+from vflow.io.fields import (
+    require_bool,
+    require_choice,
+    require_int,
+    require_number,
+    require_seed,
+    take_plain_numbers,
+)
 from vflow.models import ModelConfig, model_config
-from vflow.models.config import require_bool, require_choice, require_int, require_number
 from vflow.nets.recompute import Recompute, take_recompute
 
-MAX_SEED = (1 << 63) - 1
 ImageSize: TypeAlias = Annotated[
     int | tuple[int, int] | None,
     tyro.constructors.PrimitiveConstructorSpec(
@@ -263,9 +268,7 @@ class TrainConfig:
         for name in ("eval_every", "sample_every"):
             require_int(name, getattr(self, name), 0)
         require_number("checkpoint_minutes", self.checkpoint_minutes, least=0)
-        require_int("seed", self.seed, 0)
-        if self.seed > MAX_SEED:
-            raise ValueError(f"seed must be below 2^63, got {self.seed}")
+        require_seed(self.seed)
         object.__setattr__(self, "recompute", take_recompute(self.recompute))
         for name, choices in CHOICES.items():
             require_choice(name, getattr(self, name), choices)

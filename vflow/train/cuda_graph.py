@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vflow.console import RunStopped
+from vflow.runtime.console import RunStopped
 
 Step = Callable[..., Tensor]
 Body = Callable[[], None]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from vflow.models import ImageFlow
-from vflow.train.distributed import Ranks
-from vflow.train.randomness import Stream, generator
+from vflow.runtime.distributed import Ranks
+from vflow.runtime.randomness import Stream, generator
 
 
 @torch.no_grad()

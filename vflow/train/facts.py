@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vflow.data import images_digest
-from vflow.kinds import leaves
+from vflow.io.checkpoint import Checkpoint
+from vflow.io.kinds import leaves
 from vflow.models.tree import config_of_run
-from vflow.train.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from vflow.models import ImageFlow

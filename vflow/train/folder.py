@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from vflow.files import read_json, sync_file, sync_folder, write_json
-from vflow.train.checkpoint import TEMPORARY_PREFIX, Checkpoint, newest_checkpoint, remove_leftovers
+from vflow.io.checkpoint import TEMPORARY_PREFIX, Checkpoint, newest_checkpoint, remove_leftovers
+from vflow.runtime.files import read_json, sync_file, sync_folder, write_json
+from vflow.runtime.locks import try_lock
 
 if TYPE_CHECKING:
     from vflow.models import ImageFlow
@@ -80,14 +80,11 @@ class RunFolder:
         if self._lock is not None:
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.path / LOCK_NAME, "a")  # noqa: SIM115
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
+        self._lock = try_lock(self.path / LOCK_NAME)
+        if self._lock is None:
             raise ValueError(
                 f"out must be a folder no other run is using, but {self.path} is in use"
-            ) from None
+            )
         if self._holds_run:
             for folder in (self.path, self.checkpoints, self.path / "samples"):
                 remove_leftovers(folder)

@@ -7,8 +7,8 @@ import hashlib
 import torch
 from torch import Tensor
 
-from vflow.loading import find_model
 from vflow.models import ImageFlow
+from vflow.models.loading import find_model
 
 SHOWN = 3
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vflow.io.checkpoint import Checkpoint, list_steps, open_checkpoint
 from vflow.ops import backend
-from vflow.train.checkpoint import Checkpoint, list_steps, open_checkpoint
+from vflow.runtime.determinism import deterministic
+from vflow.runtime.distributed import Ranks
 from vflow.train.config import TrainConfig
-from vflow.train.determinism import deterministic
-from vflow.train.distributed import Ranks
 from vflow.train.facts import (
     INIT_FROM,
     WEIGHTS,

@@ -16,7 +16,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from vflow.files import atomic_path
+from vflow.runtime.files import atomic_path
 
 
 @dataclass(kw_only=True)

@@ -10,15 +10,15 @@ from typing import Any
 
 from torch import Tensor
 
-from vflow.console import RunStopped
-from vflow.models import tf32
-from vflow.train.checkpoint import list_steps, save_checkpoint
+from vflow.io.checkpoint import list_steps, save_checkpoint
+from vflow.runtime.console import RunStopped
+from vflow.runtime.randomness import Stream, generator
+from vflow.runtime.signals import StopSignals
+from vflow.runtime.tf32 import tf32
 from vflow.train.evaluation import mean_bits_per_dim
 from vflow.train.folder import RunFolder
 from vflow.train.metrics import Monitor, Window
 from vflow.train.optim import MAX_SKIPS_IN_A_ROW, learning_rate
-from vflow.train.randomness import Stream, generator
-from vflow.train.signals import StopSignals
 from vflow.train.trainer import Trainer
 
 SAMPLES = 64

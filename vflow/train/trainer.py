@@ -15,10 +15,13 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from vflow.data import BatchOrder
+from vflow.io.checkpoint import Checkpoint
 from vflow.io.format1 import renaming
-from vflow.models import ImageFlow, create_model, tf32
+from vflow.models import ImageFlow, create_model
+from vflow.runtime.distributed import Ranks
+from vflow.runtime.randomness import Stream, generator, mix
+from vflow.runtime.tf32 import tf32
 from vflow.train.batches import Batches
-from vflow.train.checkpoint import Checkpoint
 from vflow.train.config import TrainConfig
 from vflow.train.cuda_graph import (
     EAGER_STEPS,
@@ -27,12 +30,10 @@ from vflow.train.cuda_graph import (
     SideStream,
     graph_refused,
 )
-from vflow.train.distributed import Ranks
 from vflow.train.initial import require_weights
 from vflow.train.inputs import Inputs
 from vflow.train.metrics import Window
 from vflow.train.optim import Ema, SkipGuard, learning_rate, make_optimizer
-from vflow.train.randomness import Stream, generator, mix
 
 INIT_IMAGES = 256
 _CPU = torch.device("cpu")

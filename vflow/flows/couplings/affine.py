@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vflow.fields import require_number, take_plain_numbers
 from vflow.flows.couplings.base import COUPLINGS, Coupling
+from vflow.io.fields import require_number, take_plain_numbers
 from vflow.ops import exact
 from vflow.ops.coder import Affine, Coder
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vflow.flows.base import Flow, Halves
 from vflow.flows.embedding import CannotEmbed, Places
-from vflow.kinds import Kinds
+from vflow.io.kinds import Kinds
 from vflow.nets.recompute import computed_again, may_recompute
 from vflow.ops.coder import Coder, to_float
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vflow.fields import require_bool, require_int, take_plain_numbers
 from vflow.flows.couplings.base import COUPLINGS, Coupling
 from vflow.flows.embedding import CannotEmbed
+from vflow.io.fields import require_bool, require_int, take_plain_numbers
 from vflow.ops import mixlogistic, mixlogistic_inverse
 from vflow.ops.coder import Coder
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vflow.fields import require_int, require_number, take_plain_numbers
 from vflow.flows.couplings.base import COUPLINGS, Coupling
 from vflow.flows.couplings.spline_cells import SplineCells
+from vflow.io.fields import require_int, require_number, take_plain_numbers
 from vflow.ops.coder import Coder
 
 LEAST_BIN = 1e-3

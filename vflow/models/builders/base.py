@@ -7,9 +7,9 @@ from typing import Any, Protocol
 from torch import nn
 
 from vflow.densities import ConditionalDensity
-from vflow.fields import require_int
 from vflow.flows import Flow, Shape
-from vflow.kinds import Kinds
+from vflow.io.fields import require_int
+from vflow.io.kinds import Kinds
 
 FLOWS = Kinds("flow")
 """What p is made of."""

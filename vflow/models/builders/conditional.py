@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from vflow.densities import ConditionalDensity, Uniform
-from vflow.fields import require_choice, require_int, take_plain_numbers
 from vflow.flows import (
     COUPLINGS,
     Centre,
@@ -21,6 +20,7 @@ from vflow.flows import (
 )
 from vflow.flows.couplings import AffineSpec, MixLogisticSpec
 from vflow.flows.elementwise import PIXEL_VALUES
+from vflow.io.fields import require_choice, require_int, take_plain_numbers
 from vflow.models.builders.base import DEQUANTIZERS, POSTERIORS
 from vflow.models.builders.flowpp import check_trunk_fields, require_dropout, steps_of
 from vflow.models.builders.steps import split_steps

@@ -5,13 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from vflow.fields import (
-    require_bool,
-    require_choice,
-    require_int,
-    require_number,
-    take_plain_numbers,
-)
 from vflow.flows import (
     COUPLINGS,
     ChannelSplit,
@@ -24,6 +17,13 @@ from vflow.flows import (
     TupleFlip,
 )
 from vflow.flows.couplings import MixLogisticSpec
+from vflow.io.fields import (
+    require_bool,
+    require_choice,
+    require_int,
+    require_number,
+    take_plain_numbers,
+)
 from vflow.models.builders.base import FLOWS, require_images_divisible_by
 from vflow.models.builders.steps import SPLITS, Steps, split_steps
 from vflow.nets import Trunk

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from vflow.fields import require_bool, require_int, take_plain_numbers
 from vflow.flows import (
     COUPLINGS,
     ChannelActNormConv1x1,
@@ -19,6 +18,7 @@ from vflow.flows import (
     SpaceToDepth,
 )
 from vflow.flows.couplings import SigmoidAffineSpec
+from vflow.io.fields import require_bool, require_int, take_plain_numbers
 from vflow.models.builders.base import FLOWS, require_images_divisible_by, take_scales
 from vflow.nets import GlowNet, ZeroConv
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from vflow.fields import require_int, take_plain_numbers
 from vflow.flows import ActNorm, Compose, Flow, ImageResidualBlock, Shape, SpaceToDepth
+from vflow.io.fields import require_int, take_plain_numbers
 from vflow.models.builders.base import FLOWS, require_images_divisible_by, take_scales
 from vflow.models.builders.vectors import require_coefficient
 from vflow.nets import LipschitzConvNet, LipschitzDenseNet, LipschitzNet

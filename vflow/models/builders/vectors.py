@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 
 from vflow.densities import ConditionalDensity
-from vflow.fields import require_int, require_slope, take_plain_numbers
 from vflow.flows import (
     COUPLINGS,
     ActNormConv1x1,
@@ -20,6 +19,7 @@ from vflow.flows import (
     Shape,
 )
 from vflow.flows.couplings import AffineSpec
+from vflow.io.fields import require_int, require_slope, take_plain_numbers
 from vflow.models.builders.base import FLOWS, POSTERIORS
 from vflow.nets import MLP, LipschitzMLP
 

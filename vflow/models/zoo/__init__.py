@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from vflow.files import read_json
 from vflow.io.evaluations import with_stderr
+from vflow.runtime.files import read_json
 
 FOLDER = Path(__file__).parent
 _CONFIG = "config.json"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from vflow.console import RunStopped, one_line_errors
-from vflow.files import atomic_path, read_json, write_json
+from vflow.runtime.console import RunStopped, one_line_errors
+from vflow.runtime.files import atomic_path, read_json, write_json
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_a_kill_leaves_no_half_file(tmp_path: Path) -> None:
     path = tmp_path / "value.txt"
     program = (
         "import os, sys\n"
-        "from vflow.files import atomic_path\n"
+        "from vflow.runtime.files import atomic_path\n"
         "with atomic_path(sys.argv[1]) as path:\n"
         "    path.write_text('half')\n"
         "    os.kill(os.getpid(), 9)\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vflow.train.checkpoint import (
+from vflow.io.checkpoint import (
     list_steps,
     newest_checkpoint,
     open_checkpoint,
@@ -184,7 +184,7 @@ def test_failing_to_write_leaves_the_older_checkpoint_alone(tmp_path, monkeypatc
     def no_space(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vflow.train.checkpoint.save_file", no_space)
+    monkeypatch.setattr("vflow.io.weights.save_file", no_space)
     with pytest.raises(OSError, match="No space left"):
         _save(tmp_path, 6)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000005"]

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from vflow.models import tf32
+from vflow.runtime.tf32 import tf32
 
 EVERYTHING, CUDNN, MATMUL = torch.backends, torch.backends.cudnn, torch.backends.cuda.matmul
 CPU = torch.backends.mkldnn.matmul
@@ -100,7 +100,7 @@ def test_within(setting, allowed):
 def test_a_process_that_has_set_nothing(allowed):
     """Where convolutions have a default of PyTorch's own, which no setting gives back."""
     program = f"""
-from tests.models.test_tf32 import state, tf32
+from tests.runtime.test_tf32 import state, tf32
 before = state()
 for _ in range(2):
     with tf32({allowed}):

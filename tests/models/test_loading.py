@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 
 import vflow
 from vflow.cli import main
-from vflow.evaluate import EvaluateConfig, evaluate, open_model
-from vflow.loading import find_model
+from vflow.evaluate import EvaluateConfig, evaluate
 from vflow.models import VFlow
 from vflow.models.builders import FLOWS, FlowppSpec
+from vflow.models.loading import find_model, load_image_model
 from vflow.train import ModelOverrides, OptimConfig, TrainConfig, train
 
 
@@ -70,7 +70,7 @@ def assert_holds(model: torch.nn.Module, tensors: Path) -> None:
 def test_of_a_run_that_was_trained_on_the_newest(run: Path) -> None:
     newest = checkpoint(run, 5)
     assert_holds(vflow.load_model(run), newest / "ema.safetensors")
-    assert_holds(open_model(run), newest / "ema.safetensors")
+    assert_holds(load_image_model(run), newest / "ema.safetensors")
     assert find_model(run).path == newest
 
 
@@ -211,14 +211,14 @@ def test_one_reader_of_configs(run: Path, monkeypatch: pytest.MonkeyPatch) -> No
     class NewSpec(FlowppSpec):
         colour: str = dataclasses.field(default="blue", metadata={"before": "grey"})
 
-    before = open_model(run)
+    before = load_image_model(run)
     digest = evaluate_digest(before)
     monkeypatch.setitem(FLOWS._classes, "flowpp", NewSpec)
     for path in (run, checkpoint(run, 4), checkpoint(run, 4) / "model.safetensors", run / "model"):
         model = vflow.load_model(path)
         assert model.config.flow.colour == model.config.colour == "grey"
     assert VFlow.from_pretrained(run / "model").config.colour == "grey"
-    assert evaluate_digest(open_model(run)) == digest  # an unfinished evaluation goes on
+    assert evaluate_digest(load_image_model(run)) == digest  # an unfinished evaluation goes on
 
     # A field without a "before" is one that has to be there, for a checkpoint too.
     other = dataclasses.make_dataclass(

@@ -60,6 +60,31 @@ def naming(path: str | Path) -> Iterator[None]:
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
+def require_output(name: str, path: Path, suffix: str) -> None:
+    """Raise unless a file can be written there, before hours go into what is to be in it.
+
+    Raises:
+        ValueError: If the suffix is another.
+        IsADirectoryError: If there is a folder.
+        NotADirectoryError: If there is a file where its folder should be.
+        PermissionError: If the folder is not writable.
+    """
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"{name} must end in {suffix}, got {path}")
+    if path.is_dir():
+        raise IsADirectoryError(f"{name} must be a file, but {path} is a folder")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise NotADirectoryError(f"{name} must be in a folder, but {parent} is a file")
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        raise PermissionError(
+            f"{name} must be in a writable folder, but {parent} is not: {error.strerror}"
+        ) from error
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically; numbers that are not finite become null."""
     with atomic_path(path) as temporary:

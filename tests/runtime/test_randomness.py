@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vflow.train.randomness import Stream, generator, mix, splitmix64
+from vflow.runtime.randomness import Stream, generator, mix, splitmix64
 
 GOLDEN = 0x9E3779B97F4A7C15
 

@@ -7,6 +7,7 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -32,3 +33,24 @@ def locked(path: Path) -> Iterator[None]:
             if error.errno not in _NO_LOCKS:
                 raise
         yield
+
+
+def try_lock(path: Path) -> TextIO | None:
+    """Take the lock of a file, which is in a folder that there is; closing it frees the lock.
+
+    Returns:
+        The open file; None if another process holds its lock.
+
+    Raises:
+        OSError: If it cannot be made or locked.
+    """
+    file = open(path, "a")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    except BaseException:
+        file.close()
+        raise
+    return file

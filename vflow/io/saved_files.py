@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -16,8 +15,6 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from vflow.models.zoo import list_trained_models, trained_folder
-
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
@@ -29,6 +26,10 @@ FILE_SUFFIXES = (*PICKLE_SUFFIXES, *DATA_SUFFIXES, ".json", ".jsonl", ".safetens
 HUB_SECONDS = 10.0
 """How long the Hub has to say whether it has a model."""
 RULE = "model must be a folder or a Hub repository"
+
+
+class NothingThereError(FileNotFoundError):
+    """A path of this machine where nothing is."""
 
 
 class HubOptions(TypedDict, total=False):
@@ -53,11 +54,11 @@ def locate(path: str | Path, **hub: Unpack[HubOptions]) -> tuple[Path, Path]:
     what an earlier download left in the cache is taken.
 
     Args:
-        path: The folder, the name of a trained model that comes with the package, or OWNER/NAME on
-            the Hub.
+        path: The folder, or OWNER/NAME on the Hub.
         hub: `HubOptions`, of no effect for files that are here.
 
     Raises:
+        NothingThereError: If the path can only be of this machine, and nothing is there.
         FileNotFoundError: Naming what is missing.
         ValueError: If the path is that of a file.
     """
@@ -67,8 +68,6 @@ def locate(path: str | Path, **hub: Unpack[HubOptions]) -> tuple[Path, Path]:
                 f"{name} is no argument; there are {', '.join(HubOptions.__annotations__)}"
             )
     folder = Path(path).expanduser()
-    if not folder.is_dir():
-        folder = trained_folder(path) or folder
     if folder.is_dir():
         for name in (CONFIG_NAME, WEIGHTS_NAME):
             if not (folder / name).is_file():
@@ -76,7 +75,7 @@ def locate(path: str | Path, **hub: Unpack[HubOptions]) -> tuple[Path, Path]:
         return folder / CONFIG_NAME, folder / WEIGHTS_NAME
     require_no_file(folder)
     if looks_local(path):
-        raise FileNotFoundError(f"{RULE}, but there is no {path}{_hint(path)}")
+        raise NothingThereError(f"{RULE}, but there is no {path}")
     failure: Exception | None = None
     try:
         if not hub.get("local_files_only"):
@@ -152,19 +151,3 @@ def _words(repository: str, revision: str | None, error: Exception) -> str:
     else:
         why = f"the Hub did not answer: {reason}"
     return f"there is no folder {repository}, nor is a model of that name in the Hub's cache; {why}"
-
-
-def _hint(path: str | Path) -> str:
-    """A folder or a trained model of nearly that name, or the preset that it is the name of."""
-    from vflow.models.presets import list_models  # presets are of models, which are located
-
-    if str(path) in list_models():
-        return f" ({path} is a preset, which vflow.create_model makes untrained)"
-    parent = Path(path).expanduser().absolute().parent
-    if not parent.is_dir():
-        return ""
-    names = [entry.name for entry in parent.iterdir() if entry.is_dir()]
-    if parent == Path.cwd():
-        names += list_trained_models()
-    close = difflib.get_close_matches(Path(path).name, names, 1)
-    return f" (did you mean {Path(path).parent / close[0]}?)" if close else ""

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vflow.files import read_json
-from vflow.models import load_model as load_saved_model
-from vflow.models.pretrained import choose_device, open_saved
-from vflow.models.saved_files import (
+from vflow.io.checkpoint import STATE_NAME, list_steps, newest_checkpoint, open_checkpoint
+from vflow.io.saved_files import (
     CONFIG_NAME,
     PICKLE_SUFFIXES,
     RULE,
@@ -21,13 +20,15 @@ from vflow.models.saved_files import (
     HubOptions,
     require_no_file,
 )
+from vflow.models.image_flow import ImageFlow
+from vflow.models.pretrained import choose_device, load_saved, open_saved
 from vflow.models.tree import config_of_run
+from vflow.runtime.files import read_json
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 AVERAGED, TRAINED = "ema.safetensors", WEIGHTS_NAME
-STATE_NAME = "state.json"
 CHECKPOINTS, MODEL = "checkpoints", "model"
 
 
@@ -47,7 +48,7 @@ class Source:
     def load(self, strict: bool = True, **hub: Unpack[HubOptions]) -> Any:
         """The model, in evaluation mode on the CPU; errors as for `load_model`."""
         if self.weights is None:
-            return load_saved_model(self.path, strict=strict, **hub)
+            return load_saved(self.path, strict, **hub)
         folder = Path(self.path)
         state = read_json(folder / STATE_NAME)["state"]
         config = config_of_run(state["fixed"], str(folder / STATE_NAME))
@@ -84,6 +85,32 @@ def load_model(
     """
     device = choose_device(device, map_location)
     return find_model(path).load(strict, **hub).to(device)
+
+
+def load_image_model(
+    path: str | Path | Source, device: str | torch.device = "cpu", say: bool = False
+) -> ImageFlow:
+    """Open an image model, in evaluation mode.
+
+    Args:
+        path: As `vflow.load_model` takes it, or what `find_model` found there.
+        device: Where to load to.
+        say: Whether to tell on stderr which of a training run's parameters are taken.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or repository, or a file is missing.
+        ValueError: If a file is damaged or a pickle, or it is no image model.
+    """
+    source = path if isinstance(path, Source) else find_model(path)
+    if say and source.run is not None:
+        step = "" if source.step is None else f", of step {source.step}"
+        print(f"vflow: model: {source.path}{step}", file=sys.stderr)
+    model = source.load()
+    if not isinstance(model, ImageFlow):
+        raise ValueError(
+            f"model must be one of images, but {source.path} is a {type(model).__name__}"
+        )
+    return model.to(device)
 
 
 def find_model(path: str | Path) -> Source:
@@ -156,8 +183,6 @@ def _step_of(model: Path, checkpoints: Path) -> int | None:
 
     It is written after the checkpoint of its step, so that without one it is older than all.
     """
-    from vflow.train.checkpoint import list_steps
-
     if not (model / WEIGHTS_NAME).is_file():
         return None
     digest = hashlib.sha256((model / WEIGHTS_NAME).read_bytes()).hexdigest()
@@ -171,8 +196,6 @@ def _step_of(model: Path, checkpoints: Path) -> int | None:
 
 
 def _of_checkpoints(folder: Path, run: Path) -> Source:
-    from vflow.train.checkpoint import newest_checkpoint
-
     checkpoint = newest_checkpoint(folder)
     if checkpoint is None:
         raise FileNotFoundError(
@@ -182,8 +205,6 @@ def _of_checkpoints(folder: Path, run: Path) -> Source:
 
 
 def _of_checkpoint(folder: Path, weights: str = AVERAGED) -> Source:
-    from vflow.train.checkpoint import open_checkpoint
-
     checkpoint = open_checkpoint(folder.absolute())  # which knows it by its name
     return Source(path=folder, step=checkpoint.step, weights=weights)
 

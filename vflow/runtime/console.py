@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import ParamSpec
 
-from vflow.streams import as_unix_tools_do
+from vflow.runtime.streams import as_unix_tools_do
 
 P = ParamSpec("P")
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
-from vflow.console import EXIT_ERROR, RunStopped, linger, speak_for_all
+from vflow.runtime.console import EXIT_ERROR, RunStopped, linger, speak_for_all
 
 LONGEST_PAUSE = 0.5
 """Seconds between two looks at whether the others have come."""

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from vflow.files import read_json, set_usual_mode, sync_file, sync_folder
+from vflow.io.weights import save_tensors
+from vflow.runtime.files import read_json, set_usual_mode, sync_file, sync_folder
 
 STATE_NAME = "state.json"
 TEMPORARY_PREFIX = ".tmp-"
@@ -78,7 +78,8 @@ def save_checkpoint(
         files = {}
         for name, group in tensors.items():
             path = temporary / f"{name}.safetensors"
-            _save_tensors(group, path)
+            save_tensors(group, path)
+            set_usual_mode(path)
             files[path.name] = {"bytes": path.stat().st_size, "sha256": _file_digest(path)}
         content = {"state": {"step": step, **state}, "files": files}
         path = temporary / STATE_NAME
@@ -167,16 +168,6 @@ def remove_leftovers(folder: Path) -> None:
     if folder.is_dir():
         for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
             _remove(path)
-
-
-def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    # Copies on the CPU: safetensors refuses tensors that share memory or have gaps.
-    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    try:
-        save_file(plain, path, metadata={"format": "pt"})
-        set_usual_mode(path)
-    except SafetensorError as error:
-        raise OSError(f"{path} could not be written: {error}") from error
 
 
 def _discard(folder: Path) -> None:

@@ -6,6 +6,8 @@ import dataclasses
 import math
 from typing import Any
 
+MAX_SEED = (1 << 63) - 1
+
 
 def plain(value: Any) -> Any:
     """NumPy's numbers and tensors of no dimensions, in tuples too, as Python's; all else as is."""
@@ -32,6 +34,13 @@ def require_int(name: str, value: Any, minimum: int, minimum_name: str = "") -> 
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         bound = f"{minimum_name} {minimum}".strip()
         raise ValueError(f"{name} must be an integer of at least {bound}, got {value!r}")
+
+
+def require_seed(seed: Any) -> None:
+    """Raise ValueError unless `seed` is an int from 0 to 2^63 - 1."""
+    require_int("seed", seed, 0)
+    if seed > MAX_SEED:
+        raise ValueError(f"seed must be below 2^63, got {seed}")
 
 
 def require_number(

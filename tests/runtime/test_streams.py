@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from vflow.console import one_line_errors
-from vflow.streams import EXIT_CLOSED_PIPE
+from vflow.runtime.console import one_line_errors
+from vflow.runtime.streams import EXIT_CLOSED_PIPE
 
 
 def test_a_reader_that_leaves() -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from vflow.data.lock import locked
+from vflow.runtime.locks import locked
 
 
 def hold(path, entered):
