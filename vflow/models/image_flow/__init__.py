@@ -1,0 +1,35 @@
+"""The public API of an image model: a `Dequantized` density, NCHW outside, its checks and modes.
+
+A file a subject: `parts`, `initialized`, `likelihoods`, `sampling`, `settings`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vflow.models.image_flow.likelihoods import Likelihoods
+from vflow.models.image_flow.sampling import Sampling
+from vflow.models.image_flow.settings import Settings
+
+__all__ = ["ImageFlow"]
+
+
+class ImageFlow(Likelihoods, Sampling, Settings):
+    """A likelihood-based model of uint8 images [B, C, H, W].
+
+    Log-likelihoods are of the discrete images, in nats an image; bits/dim counts the data
+    dimensions only. Noise may be given, or a `torch.Generator` to draw it from.
+
+    A model in training mode initialises itself on the first batch `elbo` sees, if its parameters
+    are still those it was made with. In a process group every process has to come to its first
+    batch, then: all take the parameters that rank 0 finds from its own images.
+    """
+
+    def widen(self, extra_dims: int, posterior: Any = "normal") -> Any:
+        """A VFlow of this model, trained or not, whose bound is this model's (Theorem 1, App. A).
+
+        See `vflow.VFlow.from_flow`, whose arguments, result and errors it shares.
+        """
+        from vflow.models.widening import widen  # which makes models
+
+        return widen(self, extra_dims, posterior=posterior)
