@@ -87,7 +87,7 @@ def test_images_that_vary_are_taken_as_they_are(monkeypatch) -> None:
     models[1].load_state_dict(models[0].state_dict())
     noise = models[0].draw_noise(8)
     models[0].initialize(photos(), **noise)
-    monkeypatch.setattr("vflow.models.image_flow.with_spread", lambda images: images)
+    monkeypatch.setattr("vflow.models.image_flow.initialized.with_spread", lambda images: images)
     models[1].initialize(photos(), **noise)
     for ours, theirs in zip(models[0].parameters(), models[1].parameters(), strict=True):
         assert torch.equal(ours, theirs)
