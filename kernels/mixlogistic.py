@@ -3,7 +3,7 @@
 A program takes a tile of neighbouring elements of one image: their parameters are read once, all
 else stays in registers, and y (or the gradients) is written once. The log-determinant leaves as one
 number a program and is summed over each image by a second, small launch. Mathematics as in
-`vflow/ops/reference/mixlogistic.py` and `mixlogistic_unsquashed.py`.
+`vflow/ops/reference/mixlogistic.py`.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ def _backward_kernel(
     tl.store(grad_params + 2 * K + offsets, grad_log_scale.to(stored), mask=mask)
 
 
-def mixlogistic(x: Tensor, params: Tensor, *, squash: bool) -> tuple[Tensor, Tensor]:
+def mixlogistic(x: Tensor, params: Tensor, squash: bool) -> tuple[Tensor, Tensor]:
     """Launch the transform.
 
     Args:
@@ -244,7 +244,7 @@ def mixlogistic(x: Tensor, params: Tensor, *, squash: bool) -> tuple[Tensor, Ten
 
 
 def mixlogistic_backward(
-    grad_y: Tensor, grad_logdet: Tensor, x: Tensor, params: Tensor, *, squash: bool
+    grad_y: Tensor, grad_logdet: Tensor, x: Tensor, params: Tensor, squash: bool
 ) -> tuple[Tensor, Tensor]:
     """Launch the gradient, recomputed from the inputs alone.
 

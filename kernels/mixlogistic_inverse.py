@@ -198,7 +198,7 @@ def _inverse_kernel(
     tl.store(partials + program, -tl.sum(tl.where(live, log_slope, 0.0), 0))
 
 
-def mixlogistic_inverse(y: Tensor, params: Tensor, *, squash: bool) -> tuple[Tensor, Tensor]:
+def mixlogistic_inverse(y: Tensor, params: Tensor, squash: bool) -> tuple[Tensor, Tensor]:
     """Launch the inverse.
 
     Args:

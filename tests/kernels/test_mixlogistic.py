@@ -17,16 +17,9 @@ from tests.kernels.agreement import (
     wide,
 )
 from tests.tolerances import assert_within_budget
-from vflow.ops.reference import mixlogistic as squashed
-from vflow.ops.reference import mixlogistic_inverse as inverse
-from vflow.ops.reference import mixlogistic_unsquashed as unsquashed
+from vflow.ops.reference.mixlogistic import mixlogistic, mixlogistic_backward, mixture
+from vflow.ops.reference.mixlogistic_inverse import mixlogistic_inverse
 
-FORWARD = {True: squashed.mixlogistic, False: unsquashed.mixlogistic_unsquashed}
-BACKWARD = {
-    True: squashed.mixlogistic_backward,
-    False: unsquashed.mixlogistic_unsquashed_backward,
-}
-INVERSE = {True: inverse.mixlogistic_inverse, False: inverse.mixlogistic_unsquashed_inverse}
 REACH = math.log(0.95 / 0.05)  # |logit(u)| at the ends of the squash
 
 
@@ -66,29 +59,33 @@ def make(shape, components, dtype, seed=0):
 def test_agrees_with_the_reference(forward, backward, squash, components, dtype):
     # More than one tile an image for most, and never a whole number of them.
     x, params, grad_y, grad_logdet = make((2, 5, 3, 3), components, dtype)
-    assert_agrees(forward, FORWARD[squash], (x, params))
-    assert_agrees(backward, BACKWARD[squash], (grad_y, grad_logdet, x, params))
+    assert_agrees(forward, partial(mixlogistic, squash=squash), (x, params))
+    assert_agrees(
+        backward, partial(mixlogistic_backward, squash=squash), (grad_y, grad_logdet, x, params)
+    )
 
 
 @pytest.mark.parametrize("shape", [(3, 1), (1, 2, 700)], ids=str)
 def test_tiny_and_large_images(forward, backward, squash, shape):
     x, params, grad_y, grad_logdet = make(shape, 4, torch.float32)
-    assert_agrees(forward, FORWARD[squash], (x, params))
-    assert_agrees(backward, BACKWARD[squash], (grad_y, grad_logdet, x, params))
+    assert_agrees(forward, partial(mixlogistic, squash=squash), (x, params))
+    assert_agrees(
+        backward, partial(mixlogistic_backward, squash=squash), (grad_y, grad_logdet, x, params)
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("components", [1, 10])
 def test_inverse_agrees_with_the_reference(invert, squash, components, dtype):
     x, params, _, _ = make((2, 7, 3), components, dtype)
-    y, _ = FORWARD[squash](x.cpu(), params.cpu())
+    y, _ = mixlogistic(x.cpu(), params.cpu(), squash)
     if dtype == torch.float64:  # Newton's end is where it ends: to its own tolerance
         found, logdet = invert(y.to(DEVICE), params)
-        expected, expected_logdet = INVERSE[squash](y, params.cpu())
+        expected, expected_logdet = mixlogistic_inverse(y, params.cpu(), squash)
         torch.testing.assert_close(found.cpu(), expected, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(logdet.cpu(), expected_logdet, rtol=1e-9, atol=1e-9)
     else:
-        assert_agrees(invert, INVERSE[squash], (y.to(DEVICE), params))
+        assert_agrees(invert, partial(mixlogistic_inverse, squash=squash), (y.to(DEVICE), params))
 
 
 def test_round_trip_of_32_components(forward, invert):
@@ -120,8 +117,12 @@ def extreme(components, dtype, seed=0):
 def test_extremes(forward, backward, squash, components):
     x, params = extreme(components, torch.float32)
     ones = torch.ones(2, device=DEVICE)
-    assert_agrees(forward, FORWARD[squash], (x, params))
-    assert_agrees(backward, BACKWARD[squash], (torch.ones_like(x), ones, x, params))
+    assert_agrees(forward, partial(mixlogistic, squash=squash), (x, params))
+    assert_agrees(
+        backward,
+        partial(mixlogistic_backward, squash=squash),
+        (torch.ones_like(x), ones, x, params),
+    )
 
 
 @pytest.mark.parametrize("components", [1, 4])
@@ -135,8 +136,8 @@ def test_inverse_of_extremes_meets_the_cdf(kernels, components):
     rounding = 4 * torch.finfo(torch.float32).eps * found.abs()
     parts = params[..., 2:].cpu().double().view(80, -1).t().contiguous().chunk(3)
     target = (torch.sigmoid(y.cpu().double().view(-1)) - 0.05) / 0.9
-    assert (squashed.mixture(found - rounding, *parts).cdf <= target + 1e-6).all()
-    assert (squashed.mixture(found + rounding, *parts).cdf >= target - 1e-6).all()
+    assert (mixture(found - rounding, *parts).cdf <= target + 1e-6).all()
+    assert (mixture(found + rounding, *parts).cdf >= target - 1e-6).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -176,8 +177,12 @@ def test_equal_components_are_one(forward, backward, squash):
     heavy[..., -4:] = 3  # the light ones reach further and rule the tails
     ones = torch.ones(1, device=DEVICE)
     for params in (equal, heavy):
-        assert_agrees(forward, FORWARD[squash], (x, params))
-        assert_agrees(backward, BACKWARD[squash], (torch.ones_like(x), ones, x, params))
+        assert_agrees(forward, partial(mixlogistic, squash=squash), (x, params))
+        assert_agrees(
+            backward,
+            partial(mixlogistic_backward, squash=squash),
+            (torch.ones_like(x), ones, x, params),
+        )
 
 
 @pytest.mark.parametrize("log_scale", [-7.1, -30.0])
@@ -228,9 +233,9 @@ def test_bisection_alone_ends_at_the_answer(triton_kernels, monkeypatch, dtype):
     monkeypatch.setattr(triton_kernels.mixlogistic_inverse, "NEWTON_ITERATIONS", 0)
     x, params, _, _ = make((1, 20), 4, dtype)
     params[..., 2:6] *= 10
-    y, _ = squashed.mixlogistic(x.cpu(), params.cpu())
+    y, _ = mixlogistic(x.cpu(), params.cpu())
     found, _ = triton_kernels.mixlogistic_inverse.mixlogistic_inverse(y, params, squash=True)
-    back, _ = squashed.mixlogistic(found.cpu(), params.cpu())
+    back, _ = mixlogistic(found.cpu(), params.cpu())
     tolerance = 16 * torch.finfo(dtype).eps
     torch.testing.assert_close(back, y, rtol=tolerance, atol=tolerance)
 
@@ -318,7 +323,7 @@ def test_the_budget_can_be_missed(kernels):
     """A log-determinant that is off by 1e-4 of its size fails."""
     x, params, _, _ = make((2, 5), 3, torch.float32)
     logdet = kernels.mixlogistic.mixlogistic(x, params, squash=True)[1].cpu()
-    truth = squashed.mixlogistic(x.cpu().double(), params.cpu().double())[1]
-    reference = squashed.mixlogistic(x.cpu(), params.cpu())[1]
+    truth = mixlogistic(x.cpu().double(), params.cpu().double())[1]
+    reference = mixlogistic(x.cpu(), params.cpu())[1]
     with pytest.raises(AssertionError, match="budget"):
         assert_within_budget("logdet", logdet * (1 + 1e-4), reference, truth)

@@ -233,6 +233,8 @@ def test_the_device_is_asked_once_only(monkeypatch) -> None:
     """A training step after the first batch reads no value of the model."""
     model = fresh()
     model.elbo(batch())
-    monkeypatch.setattr("vflow.models.image_flow.initialized.as_made", lambda model: pytest.fail("asked"))
+    monkeypatch.setattr(
+        "vflow.models.image_flow.initialized.as_made", lambda model: pytest.fail("asked")
+    )
     monkeypatch.setattr(Tensor, "__bool__", lambda tensor: pytest.fail("asked"))
     model.elbo(batch())

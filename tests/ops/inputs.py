@@ -125,14 +125,18 @@ def plain_self_attention(qkv: Tensor) -> Tensor:
 
 
 DIFFERENTIABLE = {
-    "mixlogistic": Case(ops.mixlogistic, mixture_inputs, plain_mixlogistic),
+    "mixlogistic": Case(ops.mixlogistic, mixture_inputs, plain_mixlogistic, extra=(True,)),
     "mixlogistic one component": Case(
-        ops.mixlogistic, lambda b, d: mixture_inputs(b, d, components=1), plain_mixlogistic
+        ops.mixlogistic,
+        lambda b, d: mixture_inputs(b, d, components=1),
+        plain_mixlogistic,
+        extra=(True,),
     ),
     "mixlogistic without squash": Case(
         partial(ops.mixlogistic, squash=False),
         mixture_inputs,
         partial(plain_mixlogistic, squash=False),
+        extra=(False,),
     ),
     "actnorm_conv1x1 images": Case(ops.actnorm_conv1x1, actnorm_inputs, plain_actnorm_conv1x1),
     "actnorm_conv1x1 vectors": Case(
@@ -159,9 +163,9 @@ DIFFERENTIABLE = {
     ),
 }
 INVERSES = {
-    "mixlogistic_inverse": Case(ops.mixlogistic_inverse, mixture_inputs),
+    "mixlogistic_inverse": Case(ops.mixlogistic_inverse, mixture_inputs, extra=(True,)),
     "mixlogistic_inverse without squash": Case(
-        partial(ops.mixlogistic_inverse, squash=False), mixture_inputs
+        partial(ops.mixlogistic_inverse, squash=False), mixture_inputs, extra=(False,)
     ),
     "actnorm_conv1x1_inverse": Case(ops.actnorm_conv1x1_inverse, actnorm_inputs),
 }

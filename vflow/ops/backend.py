@@ -46,10 +46,10 @@ class Implementation:
     """The least compute capability of a CUDA device that it runs on."""
 
 
-def native_cpu(launch: Callable[..., Any], **options: Any) -> Implementation:
+def native_cpu(launch: Callable[..., Any]) -> Implementation:
     """An implementation on the native CPU library, by a launcher that takes how to call it."""
     return Implementation(
-        launch=partial(launch, call_cpu, **options),
+        launch=partial(launch, call_cpu),
         dtypes=tuple(native.DTYPES),
         missing=native.cpu_missing(),
     )
@@ -60,18 +60,18 @@ def exact_cpu(launch: Callable[..., Any]) -> Implementation:
     return Implementation(launch=launch, dtypes=(torch.float32,), missing=native.cpu_missing())
 
 
-def native_cuda(launch: Callable[..., Any], **options: Any) -> Implementation:
+def native_cuda(launch: Callable[..., Any]) -> Implementation:
     """An implementation on the native CUDA library, by a launcher that takes how to call it."""
     return Implementation(
-        launch=partial(launch, call_cuda, **options),
+        launch=partial(launch, call_cuda),
         missing=native.cuda_missing,
         capability=native.LEAST_CAPABILITY,
     )
 
 
-def triton_gpu(module: str, name: str, **options: Any) -> Implementation:
+def triton_gpu(module: str, name: str) -> Implementation:
     """An implementation by the launcher `name` of the Triton kernels in `module`."""
-    launch = gpu.triton_launcher(module, name, **options)
+    launch = gpu.triton_launcher(module, name)
     return Implementation(
         launch=launch, missing=gpu.triton_missing, capability=gpu.LEAST_CAPABILITY
     )

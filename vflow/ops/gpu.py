@@ -47,13 +47,12 @@ def _triton_broken() -> str | None:
     return None
 
 
-def triton_launcher(module: str, name: str, **options: Any) -> Callable[..., Any]:
+def triton_launcher(module: str, name: str) -> Callable[..., Any]:
     """The function `name` of vflow.kernels.`module`, imported when it is first called.
 
     Args:
         module: The kernels' file, by its stem.
         name: The launcher in it.
-        options: Keyword arguments of every call.
     """
 
     @functools.cache
@@ -61,7 +60,7 @@ def triton_launcher(module: str, name: str, **options: Any) -> Callable[..., Any
         found: Callable[..., Any] = getattr(
             importlib.import_module(f"vflow.kernels.{module}"), name
         )
-        return functools.partial(found, **options) if options else found
+        return found
 
     def launch(*arguments: Any) -> Any:
         return find()(*arguments)

@@ -12,7 +12,6 @@ from vflow.ops.launchers import mixlogistic as launchers
 from vflow.ops.library import Operation
 from vflow.ops.reference import composition
 from vflow.ops.reference import mixlogistic as reference
-from vflow.ops.reference import mixlogistic_unsquashed as unsquashed
 
 
 def mixlogistic(
@@ -44,7 +43,8 @@ def mixlogistic(
             cannot run this.
     """
     check_mixture("x", x, params)
-    return _mixlogistic(x, params) if squash else _mixlogistic_unsquashed(x, params)
+    outputs: tuple[Tensor, Tensor] = _mixlogistic(x, params, bool(squash))
+    return outputs
 
 
 def check_mixture(name: str, x: Any, params: Any) -> None:
@@ -60,58 +60,35 @@ def check_mixture(name: str, x: Any, params: Any) -> None:
         )
 
 
-def empty_like_images(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+def empty_like_images(x: Tensor, params: Tensor, squash: bool) -> tuple[Tensor, Tensor]:
     """Outputs of the transform or of its inverse, unwritten."""
     return x.new_empty(x.shape), x.new_empty(x.shape[0], dtype=logdet_dtype(x.dtype))
 
 
 def _empty_like_inputs(
-    grad_y: Tensor, grad_logdet: Tensor, x: Tensor, params: Tensor
+    grad_y: Tensor, grad_logdet: Tensor, x: Tensor, params: Tensor, squash: bool
 ) -> tuple[Tensor, Tensor]:
     """Outputs of a backward pass, unwritten."""
     return x.new_empty(x.shape), params.new_empty(params.shape)
 
 
-_BACKWARD = "Tensor grad_y, Tensor grad_logdet, Tensor x, Tensor params -> (Tensor, Tensor)"
-
 _mixlogistic_backward = Operation(
     "mixlogistic_backward",
-    _BACKWARD,
+    "Tensor grad_y, Tensor grad_logdet, Tensor x, Tensor params, bool squash -> (Tensor, Tensor)",
     fake=_empty_like_inputs,
     reference=Implementation(launch=reference.mixlogistic_backward),
-    cpu=native_cpu(launchers.mixlogistic_backward, squash=True),
-    triton=triton_gpu("mixlogistic", "mixlogistic_backward", squash=True),
-    cuda=native_cuda(launchers.mixlogistic_backward, squash=True),
+    cpu=native_cpu(launchers.mixlogistic_backward),
+    triton=triton_gpu("mixlogistic", "mixlogistic_backward"),
+    cuda=native_cuda(launchers.mixlogistic_backward),
 )
 _mixlogistic = Operation(
     "mixlogistic",
-    "Tensor x, Tensor params -> (Tensor, Tensor)",
+    "Tensor x, Tensor params, bool squash -> (Tensor, Tensor)",
     fake=empty_like_images,
     composition=composition.mixlogistic,
     backward=_mixlogistic_backward.run,
     reference=Implementation(launch=reference.mixlogistic),
-    cpu=native_cpu(launchers.mixlogistic, squash=True),
-    triton=triton_gpu("mixlogistic", "mixlogistic", squash=True),
-    cuda=native_cuda(launchers.mixlogistic, squash=True),
-)
-
-_mixlogistic_unsquashed_backward = Operation(
-    "mixlogistic_unsquashed_backward",
-    _BACKWARD,
-    fake=_empty_like_inputs,
-    reference=Implementation(launch=unsquashed.mixlogistic_unsquashed_backward),
-    cpu=native_cpu(launchers.mixlogistic_backward, squash=False),
-    triton=triton_gpu("mixlogistic", "mixlogistic_backward", squash=False),
-    cuda=native_cuda(launchers.mixlogistic_backward, squash=False),
-)
-_mixlogistic_unsquashed = Operation(
-    "mixlogistic_unsquashed",
-    "Tensor x, Tensor params -> (Tensor, Tensor)",
-    fake=empty_like_images,
-    composition=composition.mixlogistic_unsquashed,
-    backward=_mixlogistic_unsquashed_backward.run,
-    reference=Implementation(launch=unsquashed.mixlogistic_unsquashed),
-    cpu=native_cpu(launchers.mixlogistic, squash=False),
-    triton=triton_gpu("mixlogistic", "mixlogistic", squash=False),
-    cuda=native_cuda(launchers.mixlogistic, squash=False),
+    cpu=native_cpu(launchers.mixlogistic),
+    triton=triton_gpu("mixlogistic", "mixlogistic"),
+    cuda=native_cuda(launchers.mixlogistic),
 )

@@ -57,8 +57,7 @@ def mixlogistic_inverse(
 
 
 def _invert(y: Tensor, params: Tensor, squash: bool) -> tuple[Tensor, Tensor]:
-    inverse = _mixlogistic_inverse if squash else _mixlogistic_unsquashed_inverse
-    x, logdet = inverse(y.detach(), params.detach())
+    x, logdet = _mixlogistic_inverse(y.detach(), params.detach(), bool(squash))
     return x, logdet
 
 
@@ -101,22 +100,11 @@ def _is_clipped(y: Tensor, params: Tensor) -> Tensor:
 
 _mixlogistic_inverse = Operation(
     "mixlogistic_inverse",
-    "Tensor y, Tensor params -> (Tensor, Tensor)",
+    "Tensor y, Tensor params, bool squash -> (Tensor, Tensor)",
     fake=empty_like_images,
     composition=composition.mixlogistic_inverse,
     reference=Implementation(launch=reference.mixlogistic_inverse),
-    cpu=native_cpu(launchers.mixlogistic_inverse, squash=True),
-    triton=triton_gpu("mixlogistic_inverse", "mixlogistic_inverse", squash=True),
-    cuda=native_cuda(launchers.mixlogistic_inverse, squash=True),
-)
-
-_mixlogistic_unsquashed_inverse = Operation(
-    "mixlogistic_unsquashed_inverse",
-    "Tensor y, Tensor params -> (Tensor, Tensor)",
-    fake=empty_like_images,
-    composition=composition.mixlogistic_unsquashed_inverse,
-    reference=Implementation(launch=reference.mixlogistic_unsquashed_inverse),
-    cpu=native_cpu(launchers.mixlogistic_inverse, squash=False),
-    triton=triton_gpu("mixlogistic_inverse", "mixlogistic_inverse", squash=False),
-    cuda=native_cuda(launchers.mixlogistic_inverse, squash=False),
+    cpu=native_cpu(launchers.mixlogistic_inverse),
+    triton=triton_gpu("mixlogistic_inverse", "mixlogistic_inverse"),
+    cuda=native_cuda(launchers.mixlogistic_inverse),
 )

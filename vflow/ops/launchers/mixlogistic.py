@@ -9,20 +9,20 @@ from vflow.ops.checks import logdet_dtype
 from vflow.ops.launchers.call import Call, Rows, empty_contiguous
 
 
-def mixlogistic(call: Call, x: Tensor, params: Tensor, *, squash: bool) -> tuple[Tensor, Tensor]:
+def mixlogistic(call: Call, x: Tensor, params: Tensor, squash: bool) -> tuple[Tensor, Tensor]:
     """See `vflow.ops.mixlogistic`."""
     return _map("mixlogistic", call, x, params, squash)
 
 
 def mixlogistic_inverse(
-    call: Call, y: Tensor, params: Tensor, *, squash: bool
+    call: Call, y: Tensor, params: Tensor, squash: bool
 ) -> tuple[Tensor, Tensor]:
     """See `vflow.ops.mixlogistic_inverse`."""
     return _map("mixlogistic_inverse", call, y, params, squash)
 
 
 def mixlogistic_backward(
-    call: Call, grad_y: Tensor, grad_logdet: Tensor, x: Tensor, params: Tensor, *, squash: bool
+    call: Call, grad_y: Tensor, grad_logdet: Tensor, x: Tensor, params: Tensor, squash: bool
 ) -> tuple[Tensor, Tensor]:
     """Gradients of x and params, contiguous, recomputed from the inputs alone."""
     params, grad_logdet = params.contiguous(), grad_logdet.contiguous()

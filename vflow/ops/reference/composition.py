@@ -30,30 +30,13 @@ __all__ = [
     "gated_residual_norm",
     "mixlogistic",
     "mixlogistic_inverse",
-    "mixlogistic_unsquashed",
-    "mixlogistic_unsquashed_inverse",
     "self_attention",
 ]
 
 
-def mixlogistic(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-    """See `vflow.ops.mixlogistic`."""
-    return _mixlogistic(x, params, squash=True)
-
-
-def mixlogistic_unsquashed(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-    """See `vflow.ops.mixlogistic`, with squash=False."""
-    return _mixlogistic(x, params, squash=False)
-
-
-def mixlogistic_inverse(y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+def mixlogistic_inverse(y: Tensor, params: Tensor, squash: bool = True) -> tuple[Tensor, Tensor]:
     """See `vflow.ops.mixlogistic_inverse`."""
-    return _Inverse.apply(y, params, True)
-
-
-def mixlogistic_unsquashed_inverse(y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-    """See `vflow.ops.mixlogistic_inverse`, with squash=False."""
-    return _Inverse.apply(y, params, False)
+    return _Inverse.apply(y, params, squash)
 
 
 def concat_elu(x: Tensor) -> Tensor:
@@ -91,8 +74,8 @@ def _concat_elu(x: Tensor) -> Tensor:
     return functional.elu(torch.cat([wide, -wide], dim=-1))
 
 
-def _mixlogistic(x: Tensor, params: Tensor, squash: bool) -> tuple[Tensor, Tensor]:
-    """As `vflow.ops.reference.mixlogistic` has it, with the components last."""
+def mixlogistic(x: Tensor, params: Tensor, squash: bool = True) -> tuple[Tensor, Tensor]:
+    """See `vflow.ops.mixlogistic`: as `vflow.ops.reference` has it, with the components last."""
     dtype = compute_dtype(x.dtype)
     wide = params.to(dtype)
     a, b = wide[..., 0].tanh(), wide[..., 1]
@@ -127,10 +110,7 @@ class _Inverse(torch.autograd.Function):
 
     @staticmethod
     def forward(y: Tensor, params: Tensor, squash: bool) -> tuple[Tensor, Tensor]:
-        inverse = (
-            inverses.mixlogistic_inverse if squash else inverses.mixlogistic_unsquashed_inverse
-        )
-        return inverse(y, params)
+        return inverses.mixlogistic_inverse(y, params, squash)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

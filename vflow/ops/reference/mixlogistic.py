@@ -5,6 +5,9 @@ Per element, with K logistics of weights w = softmax(logits), means mu and log-s
     F = sum_k w_k sigmoid(z_k),  z_k = (x - mu_k) exp(-s_k),  u = 0.05 + 0.9 F
     y = logit(u) exp(a) + b,     ldj = log F' + log 0.9 - log u - log(1 - u) + a
 
+Without the squash, as in Flow++ itself, u is F. Nothing keeps F from 0 and 1 then, so F, 1 - F and
+F' stay in log space throughout: far from every component y goes on linearly in x.
+
 Tensors are worked on component-major, [K, n], a cache-sized run of n elements at a time: K is
 too short a row to vectorise over, and temporaries that leave the cache cost more than the
 mathematics.
@@ -13,11 +16,12 @@ mathematics.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from vflow.ops.reference.precision import compute_dtype
 
@@ -70,24 +74,65 @@ def mixture(x: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor) -> Mix
     return Mixture(weight, inv_scale, z, below, above, density, cdf, survival, log_density)
 
 
-def forward_elements(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+class LogMixture(NamedTuple):
+    """Mixtures at n points; K-wide tensors are component-major [K, n]."""
+
+    log_below: Tensor  # [K, n] log of each component's part of F
+    log_above: Tensor  # [K, n] of 1 - F
+    log_peak: Tensor  # [K, n] of F'
+    log_cdf: Tensor  # [n]
+    log_survival: Tensor  # [n]
+    log_density: Tensor  # [n]
+
+
+def log_mixture(z: Tensor, log_weight: Tensor, log_inv_scale: Tensor) -> LogMixture:
+    """Evaluate mixtures of logistics in log space, all arguments [K, n]."""
+    limit = torch.finfo(z.dtype).max / 8  # an infinite z would give inf - inf below
+    z = z.clamp(-limit, limit)
+    log_sigmoid, log_one_minus = functional.logsigmoid(z), functional.logsigmoid(-z)
+    log_below, log_above = log_weight + log_sigmoid, log_weight + log_one_minus
+    log_peak = log_below + log_one_minus + log_inv_scale
+    return LogMixture(
+        log_below,
+        log_above,
+        log_peak,
+        log_below.logsumexp(0),
+        log_above.logsumexp(0),
+        log_peak.logsumexp(0),
+    )
+
+
+def forward_elements(x: Tensor, params: Tensor, squash: bool) -> tuple[Tensor, Tensor]:
     """Transform n elements: x [n], params [2 + 3K, n] -> y [n], log|dy/dx| [n]."""
+    if not squash:
+        return _forward_in_log_space(x, params)
     m = mixture(x, *params[2:].chunk(3))
     return _squash(m, params[0].tanh(), params[1])
 
 
-def mixlogistic(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+def _forward_in_log_space(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+    """`forward_elements` without the squash."""
+    a, b = params[0].tanh(), params[1]
+    logits, means, log_scales = params[2:].chunk(3)
+    log_inv_scale = log_scales.neg().clamp_max_(-MIN_LOG_SCALE)
+    z = (x - means) * log_inv_scale.exp()
+    m = log_mixture(z, logits.log_softmax(0), log_inv_scale)
+    y = (m.log_cdf - m.log_survival) * a.exp() + b
+    return y, m.log_density - m.log_cdf - m.log_survival + a
+
+
+def mixlogistic(x: Tensor, params: Tensor, squash: bool = True) -> tuple[Tensor, Tensor]:
     """See `vflow.ops.mixlogistic`."""
     dtype = compute_dtype(x.dtype)
     y = torch.empty(x.numel(), dtype=x.dtype, device=x.device)
     ldj = torch.empty(x.numel(), dtype=dtype, device=x.device)
     for run, x_n, params_n in runs(x, params):
-        y[run], ldj[run] = forward_elements(x_n, params_n)
+        y[run], ldj[run] = forward_elements(x_n, params_n, squash)
     return y.view(x.shape), sum_per_image(ldj, x.shape[0])
 
 
 def mixlogistic_backward(
-    grad_y: Tensor, grad_logdet: Tensor, x: Tensor, params: Tensor
+    grad_y: Tensor, grad_logdet: Tensor, x: Tensor, params: Tensor, squash: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Gradient of `mixlogistic`, recomputed from its inputs alone.
 
@@ -96,21 +141,12 @@ def mixlogistic_backward(
         grad_logdet: Gradient of logdet [B].
         x: Input [B, ..., C].
         params: Parameters [B, ..., C, 2 + 3K].
+        squash: As `mixlogistic` has it.
 
     Returns:
         The gradients of x and params, contiguous.
     """
-    return backward_in_runs(backward_elements, grad_y, grad_logdet, x, params)
-
-
-def backward_in_runs(
-    elements: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
-    grad_y: Tensor,
-    grad_logdet: Tensor,
-    x: Tensor,
-    params: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Gradients of x and params by `elements`, the gradient of one run like `backward_elements`."""
+    elements = backward_elements if squash else _backward_in_log_space
     dtype = compute_dtype(x.dtype)
     grad_x = torch.empty(x.numel(), dtype=x.dtype, device=x.device)
     grad_params = torch.empty(x.numel(), params.shape[-1], dtype=params.dtype, device=x.device)
@@ -148,6 +184,38 @@ def backward_elements(gy: Tensor, gl: Tensor, x: Tensor, params: Tensor) -> tupl
     torch.mul(gz, m.z, out=grad_log_scales).add_(share).neg_()
     grad_log_scales.masked_fill_(log_scales < MIN_LOG_SCALE, 0)
     torch.mul(gz, m.inv_scale, out=grad_means).neg_()
+    return grad_means.sum(0).neg_(), grad
+
+
+def _backward_in_log_space(
+    gy: Tensor, gl: Tensor, x: Tensor, params: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`backward_elements` without the squash."""
+    a = params[0].tanh()
+    logits, means, log_scales = params[2:].chunk(3)
+    log_inv_scale = log_scales.neg().clamp_max_(-MIN_LOG_SCALE)
+    inv_scale = log_inv_scale.exp()
+    z = (x - means) * inv_scale
+    log_weight = logits.log_softmax(0)
+    m = log_mixture(z, log_weight, log_inv_scale)
+    grad = torch.empty_like(params)
+    grad_logits, grad_means, grad_log_scales = grad[2:].chunk(3)
+
+    gy_exp_a = gy * a.exp()
+    grad[0] = (gy_exp_a * (m.log_cdf - m.log_survival) + gl) * (1 - a * a)
+    grad[1] = gy
+    # Each component's share of F, 1 - F and F', times the gradient of that one's logarithm.
+    cdf_share = (m.log_below - m.log_cdf).exp_().mul_(gy_exp_a - gl)
+    survival_share = (m.log_above - m.log_survival).exp_().mul_(-gy_exp_a - gl)
+    share = (m.log_peak - m.log_density).exp_().mul_(gl)
+    below, above = torch.sigmoid(z), torch.sigmoid(-z)
+
+    torch.add(cdf_share, survival_share, out=grad_logits).add_(share)
+    grad_logits.sub_(log_weight.exp_().mul_(-gl))  # the three gradients above sum to -gl
+    gz = (cdf_share * above).sub_(survival_share * below).addcmul_(share, above - below)
+    torch.mul(gz, z, out=grad_log_scales).add_(share).neg_()
+    grad_log_scales.masked_fill_(log_scales < MIN_LOG_SCALE, 0)
+    torch.mul(gz, inv_scale, out=grad_means).neg_()
     return grad_means.sum(0).neg_(), grad
 
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vflow.ops.reference import mixlogistic_unsquashed as unsquashed
 from vflow.ops.reference.mixlogistic import (
     MIN_LOG_SCALE,
     SQUASH_FLOOR,
     SQUASH_SPAN,
     forward_elements,
+    log_mixture,
     runs,
     sum_per_image,
 )
@@ -39,40 +39,28 @@ def by_cdf(z: Tensor, weight: Tensor, inv_scale: Tensor) -> tuple[Tensor, Tensor
 
 def in_log_space(z: Tensor, weight: Tensor, inv_scale: Tensor) -> tuple[Tensor, Tensor]:
     """`Evaluate` wherever F is."""
-    m = unsquashed.log_mixture(z, weight.log(), inv_scale.log())
+    m = log_mixture(z, weight.log(), inv_scale.log())
     slope = (m.log_density - m.log_cdf - m.log_survival).exp_()
     return m.log_cdf - m.log_survival, slope
 
 
-def mixlogistic_inverse(y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+def mixlogistic_inverse(y: Tensor, params: Tensor, squash: bool = True) -> tuple[Tensor, Tensor]:
     """See `vflow.ops.mixlogistic_inverse`."""
-    return _inverse(y, params, _unsquash, by_cdf, forward_elements)
-
-
-def mixlogistic_unsquashed_inverse(y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-    """See `vflow.ops.mixlogistic_inverse`, with squash=False."""
-    return _inverse(y, params, lambda target: target, in_log_space, unsquashed.forward_elements)
-
-
-def _inverse(
-    y: Tensor,
-    params: Tensor,
-    log_odds_of: Callable[[Tensor], Tensor],
-    evaluate: Evaluate,
-    forward: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
-) -> tuple[Tensor, Tensor]:
+    evaluate = by_cdf if squash else in_log_space
     dtype = compute_dtype(y.dtype)
     limit, largest = torch.finfo(dtype).max / 8, torch.finfo(y.dtype).max
     x = torch.empty(y.numel(), dtype=y.dtype, device=y.device)
     ldj = torch.empty(y.numel(), dtype=dtype, device=y.device)
     for run, y_n, params_n in runs(y, params):
         target = (y_n - params_n[1]).mul_(params_n[0].tanh().neg_().exp_())
-        log_odds = log_odds_of(target.clamp_(-limit, limit))
+        log_odds = target.clamp_(-limit, limit)
+        if squash:
+            log_odds = _unsquash(log_odds)
         logits, means, log_scales = params_n[2:].chunk(3)
         x_n = mixture_quantile(log_odds, logits, means, log_scales, evaluate)
         x_n.clamp_(-largest, largest)  # float16 ends early
         x[run] = x_n
-        ldj[run] = forward(x_n, params_n)[1].neg_()
+        ldj[run] = forward_elements(x_n, params_n, squash)[1].neg_()
     return x.view(y.shape), sum_per_image(ldj, y.shape[0])
 
 
