@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,18 @@ def test_relative_links_lead_to_files(page: Path):
             assert file.exists(), f"{target} in {page.name}"
             if anchor and file.suffix == ".md":
                 assert anchor in _anchors(file), f"{target} in {page.name}"
+
+
+def test_the_api_page_names_what_there_is():
+    text = (ROOT / "docs" / "api.md").read_text()
+    pattern = r"^::: ([\w.]+)(?:\n +options: \{members: \[(.*)\]\})?$"
+    entries = re.findall(pattern, text, re.MULTILINE)
+    assert len(entries) == text.count(":::") > 40
+    for name, members in entries:
+        found = pkgutil.resolve_name(name)
+        assert found.__doc__, name
+        for member in filter(None, members.split(", ")):
+            assert getattr(found, member).__doc__, f"{name}.{member}"
 
 
 def test_every_page_is_in_the_site():

@@ -8,7 +8,8 @@ VFlow = Dequantized(Augmented(FlowDensity)). Inside, images are NHWC.
 """
 
 from vflow.densities.augmented import Augmented
-from vflow.densities.base import Density, FlowDensity, Normal, Uniform, normal_log_prob
+from vflow.densities.base import Density, FlowDensity
+from vflow.densities.bases import Normal, Uniform, normal_log_prob
 from vflow.densities.conditional import ConditionalDensity
 from vflow.densities.dequantized import Dequantized
 from vflow.densities.importance import log_mean_exp

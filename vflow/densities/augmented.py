@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vflow.densities.base import Base, Density, Normal
+from vflow.densities.base import Density
+from vflow.densities.bases import Base, Normal
 from vflow.densities.conditional import ConditionalDensity
 from vflow.flows import Shape, Shapes
 

@@ -3,66 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vflow.densities.bases import Base, Normal, normal_log_prob
 from vflow.densities.importance import log_mean_exp
 from vflow.densities.modes import evaluating
 from vflow.flows import Flow, ImageResidualBlock, Shape, Shapes, no_logdet
 
-LOG_2PI = math.log(2 * math.pi)
 ROWS_AT_ONCE = 1 << 14
-
-
-def normal_log_prob(eps: Tensor) -> Tensor:
-    """log N(eps; 0, I) [B] in nats."""
-    return -0.5 * (eps.square() + LOG_2PI).flatten(1).sum(1)
-
-
-class Base(Protocol):
-    """A density without parameters on tensors of any shape."""
-
-    def log_prob(self, eps: Tensor) -> Tensor:
-        """eps [B, ...] -> [B], nats."""
-
-    def draw(
-        self, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """A sample of that shape, of the type and device of `like`."""
-
-
-class Normal:
-    """N(0, I)."""
-
-    def log_prob(self, eps: Tensor) -> Tensor:
-        """eps [B, ...] -> [B], nats."""
-        return normal_log_prob(eps)
-
-    def draw(
-        self, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Drawn on the generator's device."""
-        device = generator.device if generator is not None else like.device
-        noise = torch.randn(shape, generator=generator, device=device, dtype=like.dtype)
-        return noise.to(like.device)
-
-
-class Uniform:
-    """Uniform in [0, 1)."""
-
-    def log_prob(self, eps: Tensor) -> Tensor:
-        """Zero."""
-        return eps.new_zeros(eps.shape[0])
-
-    def draw(
-        self, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Drawn on the generator's device."""
-        device = generator.device if generator is not None else like.device
-        noise = torch.rand(shape, generator=generator, device=device, dtype=like.dtype)
-        return noise.to(like.device)
 
 
 def tensors_of(value: Any) -> tuple[Tensor, ...]:

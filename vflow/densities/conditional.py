@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vflow.densities.base import Base, Normal
+from vflow.densities.bases import Base, Normal
 from vflow.flows import Flow
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from vflow.densities.base import Base, Density
+from vflow.densities.base import Density
+from vflow.densities.bases import Base
 from vflow.densities.conditional import ConditionalDensity
 from vflow.flows import Flow, Preprocess, Shape, Shapes
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vflow.evaluate.evaluation import EvaluateConfig, evaluate, summary
+from vflow.evaluate.config import EvaluateConfig
+from vflow.evaluate.evaluation import evaluate, summary
 from vflow.evaluate.importance import importance_sample
 
 __all__ = [

@@ -14,92 +14,30 @@ import hashlib
 import json
 import math
 import platform
-import re
 import time
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from vflow.data import data_help, images_digest, images_of_shape
+from vflow.data import images_digest, images_of_shape
+from vflow.evaluate.config import EvaluateConfig
 from vflow.evaluate.image_results import ImageResult, ImageResults
 from vflow.evaluate.importance import importance_sample
 from vflow.io.evaluations import with_stderr
-from vflow.io.fields import require_choice, require_int, require_seed, take_plain_numbers
 from vflow.io.format1 import renaming_back
 from vflow.io.kinds import to_tree
 from vflow.models import ImageFlow
 from vflow.models.config import flat_config
-from vflow.models.loading import find_model, folder_of_results, load_image_model
+from vflow.models.loading import find_model, load_image_model
 from vflow.runtime.console import RunStopped
 from vflow.runtime.distributed import Ranks
 from vflow.runtime.files import require_output, write_json
 from vflow.runtime.progress import progress_bar
 from vflow.runtime.tf32 import tf32
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """Measure a model's bits/dim; the same command run again goes on where it was interrupted."""
-
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A training run's folder, a checkpoint's, a model's, or a repository id on the Hugging Face
-    Hub. Of a run, the newest parameters are taken."""
-    data: Annotated[str, tyro.conf.arg(help=data_help())]
-    samples: int = 1
-    """Importance samples an image; the published figures take 4096."""
-    images: int | None = None
-    """Images evaluated, from the first; by default all."""
-    split: Literal["train", "val", "test"] = "test"
-    """Which images."""
-    data_root: Path | None = None
-    """Folder where data sets are kept or downloaded to."""
-    out: Path | None = None
-    """Results, .json; by default in the model's folder. Those of each image go beside it."""
-    restart: bool = False
-    """Begin anew, whatever an earlier evaluation left at `out`."""
-    max_rows: int = 256
-    """Images x samples evaluated at once by a process: what bounds its memory."""
-    seed: int = 0
-    """Seed of the noise."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 runs the couplings' networks under autocast; all else stays float32."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to evaluate; auto takes CUDA where there is any."""
-
-    def __post_init__(self) -> None:
-        """Check every field.
-
-        Raises:
-            ValueError: Naming the field, what it must be and what it is.
-        """
-        take_plain_numbers(self)
-        for name in ("samples", "max_rows"):
-            require_int(name, getattr(self, name), 1)
-        if self.images is not None:
-            require_int("images", self.images, 1)
-        require_seed(self.seed)
-        require_choice("split", self.split, ("train", "val", "test"))
-        require_choice("precision", self.precision, ("fp32", "bf16"))
-        require_choice("device", self.device, ("auto", "cpu", "cuda"))
-
-    def results_path(self, step: int | None = None) -> Path:
-        """Where the results go.
-
-        Args:
-            step: The training step that the parameters are of, where it is known: those of another
-                one are another evaluation.
-        """
-        if self.out is not None:
-            return Path(self.out)
-        name = re.sub(r"[^\w.-]+", "-", f"{self.data}-{self.split}-{self.samples}").strip("-")
-        of_step = "" if step is None else f"-step-{step}"
-        return folder_of_results(self.model) / f"evaluation-{name}{of_step}.json"
 
 
 @tf32(False)

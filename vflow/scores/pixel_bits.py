@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from vflow.densities import Augmented, Dequantized, FlowDensity
-from vflow.densities.base import LOG_2PI, Density, Uniform
+from vflow.densities.base import Density
+from vflow.densities.bases import LOG_2PI, Uniform
 from vflow.densities.conditional import ConditionalDensity
 from vflow.flows import (
     ActNormConv1x1,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from vflow.densities import log_mean_exp
-from vflow.densities.base import LOG_2PI
+from vflow.densities.bases import LOG_2PI
 from vflow.flows.couplings import AffineSpec
 from vflow.models import Glow, VectorVFlow
 
