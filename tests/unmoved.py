@@ -6,8 +6,8 @@ and what came out. The tensors' values are functions of their names, so that the
     python -m tests.unmoved     # records; only ever run on the code whose behaviour is to be kept
 
 Values are float64 and kept as hex. The same machine and torch must give the same bits; another
-processor's libraries round otherwise, so that there 1e-12 is asked of a value, and 1e-6 of the
-losses of a training, which amplifies rounding from step to step.
+processor's libraries round otherwise, so that there 1e-12 is asked of a value, 1e-4 of one that is
+decoded, and 1e-6 of the losses of a training, which amplifies rounding from step to step.
 """
 
 from __future__ import annotations

@@ -11,6 +11,9 @@ import vflow
 from tests import unmoved
 
 VALUE, TRAINING = 1e-12, 1e-6
+DECODED = 1e-4
+"""Where a mixture's CDF is flat, its inverse amplifies the rounding of the latent that it is given:
+processors with AVX2 and with AVX-512 differ by 5e-6 of the scale."""
 FLOAT32_RUN = 1e-3
 
 
@@ -39,7 +42,8 @@ def test_a_model_saved_before_gives_what_it_gave(case: str, tmp_path) -> None:
     for name, expected in index["outcome"].items():
         if name == "sample" and hasattr(model, "data_shape") and not same:
             continue  # rounding can take a pixel to the next whole number
-        assert_unmoved(actual[name], expected, same, VALUE)
+        within = DECODED if name == "decode" else VALUE
+        assert_unmoved(actual[name], expected, same, within)
 
 
 def test_an_evaluation_begun_before_goes_on(tmp_path) -> None:
