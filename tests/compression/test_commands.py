@@ -16,7 +16,7 @@ from PIL import Image
 from tests.compression.conftest import make_model, smooth_images
 from vflow.cli import main
 from vflow.compression import codec, pictures
-from vflow.compression.compare import codec_bytes
+from vflow.compression.compare import measure_codecs
 
 
 def smooth(height: int, width: int, channels: int) -> np.ndarray:
@@ -252,6 +252,7 @@ def test_tiles_make_the_picture(size):
 
 def test_the_comparison_counts_whole_files():
     images = list(smooth_images(3).permute(0, 2, 3, 1).numpy())
-    sizes = codec_bytes(images)
-    assert sizes["PNG"] > sizes["WebP"] > 0
-    assert codec_bytes(images[:1])["PNG"] < sizes["PNG"]
+    found = measure_codecs(images)
+    assert found["PNG"].bytes > found["WebP"].bytes > 0
+    assert all(measured.seconds > 0 for measured in found.values())
+    assert measure_codecs(images[:1])["PNG"].bytes < found["PNG"].bytes

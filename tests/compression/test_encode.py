@@ -12,7 +12,7 @@ from torch import nn
 import vflow
 from tests.compression.conftest import make_model, smooth_images
 from vflow import compression
-from vflow.compression.chunk import chunk_info, decode_chunk, encode_chunk
+from vflow.compression.chunk import batch_sizes, chunk_info, decode_chunk, encode_chunk
 from vflow.compression.identity import arithmetic, model_digest
 from vflow.compression.walk import decode_batch, encode_batch
 from vflow.ops.coder import Coder
@@ -173,3 +173,30 @@ def test_streams_of_several_sets(model):
     found = list(reader.pictures())
     expected = [image for images in sets for image in images]
     assert all((a.pixels == b).all() for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("tiles", "most", "growth", "expected"),
+    [
+        (0, 8, 1, []),
+        (1, 8, 1, [1]),
+        (5, 1, 1, [1] * 5),
+        (16, 8, 1, [1, 2, 4, 8, 1]),
+        (16, 6, 1, [1, 2, 4, 4, 4, 1]),
+        (10, 8, 3, [1, 1, 1, 2, 2, 2, 1]),
+        (4, 256, 1 << 16, [1] * 4),
+    ],
+)
+def test_batches_grow_with_what_is_on_the_stacks(tiles, most, growth, expected):
+    assert batch_sizes(tiles, most, growth) == expected
+
+
+def test_larger_batches_cost_no_more_first_bits(model):
+    tiles = smooth_images(96).permute(0, 2, 3, 1).numpy()
+    with arithmetic(model, "exact"):
+        one, many = (encode_chunk(model, tiles, most) for most in (1, 32))
+    infos = chunk_info(one), chunk_info(many)
+    assert infos[0].first_bytes == infos[1].first_bytes
+    assert max(batch_sizes(96 - infos[1].first_tiles, 32, infos[1].growth)) >= 4
+    assert infos[1].lent_bytes <= infos[0].lent_bytes + 64
+    assert abs(len(many) - len(one)) < 0.01 * len(one)

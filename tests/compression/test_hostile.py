@@ -13,7 +13,7 @@ from tests.compression.conftest import smooth_images
 from vflow import compression
 from vflow.cli import main
 from vflow.compression import container
-from vflow.compression.chunk import MAX_BATCH, decode_chunk, encode_chunk
+from vflow.compression.chunk import MAX_BATCH, MAX_GROWTH, decode_chunk, encode_chunk
 from vflow.compression.identity import arithmetic
 from vflow.compression.pictures import Picture
 
@@ -95,8 +95,14 @@ def test_forged_chunks_whose_checksums_are_right(model):
 
 @pytest.mark.parametrize(
     ("offset", "value"),
-    [(0, 1 << 31), (4, 17), (4, 1 << 31), (8, 0), (8, MAX_BATCH + 1), (12, 1 << 31), (40, 1 << 31)],
-    ids=["tiles", "first", "many first", "no batch", "a large batch", "blob", "words"],
+    [
+        *[(0, 1 << 31), (4, 17), (4, 1 << 31), (8, 0), (8, MAX_BATCH + 1)],
+        *[(12, 0), (12, MAX_GROWTH + 1), (16, 1 << 31), (44, 1 << 31)],
+    ],
+    ids=[
+        *["tiles", "first", "many first", "no batch", "a large batch"],
+        *["no growth", "a large growth", "blob", "words"],
+    ],
 )
 def test_forged_numbers_of_a_chunk(model, offset, value):
     with arithmetic(model, "exact"):
@@ -129,7 +135,9 @@ def test_rewriting_changes_nothing(archive):
         lambda p, c: p[0].update(count=1 << 39),
         lambda p, c: p[0].update(tile=40),
         lambda p, c: p[0].update(count=True),
-        lambda p, c: p[0].update(digest=3),
+        lambda p, c: p[0].update(digests=3),
+        lambda p, c: p[0].update(digests=[3, 3, 3]),
+        lambda p, c: p[1].pop("digest"),
         lambda p, c: p[1].update(size=[1 << 30, 1 << 30]),
         lambda p, c: p[1].update(size=[8]),
         lambda p, c: p[1].update(size=[0, 8]),
@@ -199,10 +207,31 @@ def test_short_files(length, archive):
         compression.ArchiveReader(io.BytesIO(archive[:length]))
 
 
-def test_a_later_version_says_so(archive):
-    later = archive[:8] + struct.pack("<I", 2) + archive[12:]
-    with pytest.raises(ValueError, match="an archive of version 2, this vflow reads 1"):
-        compression.ArchiveReader(io.BytesIO(later))
+@pytest.mark.parametrize("version", [1, 3])
+def test_another_version_says_so(archive, version):
+    other = archive[:8] + struct.pack("<I", version) + archive[12:]
+    with pytest.raises(ValueError, match=f"an archive of version {version}, this vflow reads 2"):
+        compression.ArchiveReader(io.BytesIO(other))
+
+
+def test_a_chunk_of_another_archive_gives_no_picture(model, archive):
+    """It decodes, and all checksums are right; what the index says of the set's images is not."""
+    with arithmetic(model, "exact"):
+        stranger = encode_chunk(model, PIXELS[32:48], 8)
+    reader, file = container.Reader(io.BytesIO(archive)), io.BytesIO()
+    writer = container.Writer(file, reader.header)
+    for number, entry in enumerate(reader.entries):
+        writer.add(
+            entry.kind.encode(), stranger if number == 1 else reader.chunk(number), entry.tiles
+        )
+    writer.close(dict(reader.index))
+    found = outcome(model, file.getvalue())
+    wanted = outcome(model, archive)
+    assert str(found[16]) == "images 16 to 31 are lost: they are not what was compressed"
+    kept = [*wanted[:16], *wanted[32:]]
+    for picture, other in zip([*found[:16], *found[17:]], kept, strict=True):
+        assert picture.name == other.name
+        assert np.array_equal(picture.pixels, other.pixels)
 
 
 def test_a_header_that_unpacks_to_gigabytes_is_refused(archive, monkeypatch):

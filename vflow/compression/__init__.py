@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vflow.compression.pictures import Picture
 from vflow.compression.reader import ArchiveReader
-from vflow.compression.writer import ArchiveWriter
+from vflow.compression.writer import MOST_AT_ONCE, ArchiveWriter
 from vflow.models import ImageFlow
 from vflow.models.checks import require_images
 
@@ -21,7 +21,7 @@ __all__ = ["ArchiveReader", "ArchiveWriter", "Picture", "decode", "encode"]
 
 
 def encode(
-    model: ImageFlow, images: Tensor, *, arithmetic: str = "exact", batch: int | None = None
+    model: ImageFlow, images: Tensor, *, arithmetic: str = "exact", batch: int = MOST_AT_ONCE
 ) -> bytes:
     """Compress images without loss.
 
@@ -29,8 +29,7 @@ def encode(
         model: An image model on the CPU; dropout is off.
         images: uint8 [N, C, H, W] of the model's shape.
         arithmetic: "exact", to be decoded on every machine, or "native", on this one, faster.
-        batch: Images at once, from 1 to 256: more are faster, and cost some ten images' worth of
-            ordinary coding each. By default one for every 2,048.
+        batch: Most images at once, from 1 to 256: more are faster, and take more memory.
 
     Returns:
         A whole archive.

@@ -7,6 +7,7 @@ batch has to pop before anything has been pushed. Those that are lacking are len
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +24,10 @@ from vflow.ops.coder import LANES, LEAST_STATE, START_STATE, Coder, Lane
 DIGEST_BYTES = 16
 MAX_BATCH = 256
 """Tiles on the stacks at once: a bound on what a forged chunk can ask for."""
-_HEAD = struct.Struct(f"<IIII{DIGEST_BYTES}s")
+MAX_GROWTH = 1 << 16
+SPARE = 1.1
+"""More tiles than a batch needs by the first tile's measure before it may grow: tiles differ."""
+_HEAD = struct.Struct(f"<IIIII{DIGEST_BYTES}s")
 _LANE = struct.Struct("<QII")
 
 Progress = Callable[[int], None]
@@ -37,6 +41,9 @@ class ChunkInfo:
     first_tiles: int
     """Tiles by an ordinary codec."""
     batch: int
+    """Most tiles on the stacks at once."""
+    growth: int
+    """Tiles that must be on the stacks for each that is put there at once beyond one."""
     first_bytes: int
     """Bytes that those take: what the stacks began with."""
     lent_bytes: int
@@ -53,24 +60,26 @@ def encode_chunk(
     Args:
         model: The model, within its `arithmetic`.
         tiles: [N, H, W, C] of the model's shape.
-        batch: Tiles on the stacks at once: more are faster, and need as many more first bits.
+        batch: Most tiles on the stacks at once: more are faster. The first come one at a time,
+            and more as there are bits enough on the stacks for their noise.
         progress: Called with the number of tiles that are done, after each batch.
 
     Raises:
         ValueError: If the model cannot code them.
     """
     images = torch.from_numpy(np.ascontiguousarray(tiles.transpose(0, 3, 1, 2)))
-    first, blob = _first_tiles(model, tiles, images, batch)
+    first, blob, growth = _first_tiles(model, tiles, images)
     coder = Coder(_lanes_of(blob), lend=True)
     if progress:
         progress(first)
-    for start in range(first, len(images), batch):
-        part = images[start : start + batch]
-        _encode(model, part, coder)
+    start = first
+    for size in batch_sizes(len(images) - first, batch, growth):
+        _encode(model, images[start : start + size], coder)
+        start += size
         if progress:
-            progress(len(part))
+            progress(size)
     lanes, lent = coder.lanes, coder.lent_words
-    head = _HEAD.pack(len(tiles), first, batch, len(blob), _digest(tiles))
+    head = _HEAD.pack(len(tiles), first, batch, growth, len(blob), _digest(tiles))
     table = b"".join(
         _LANE.pack(lane.state, len(lane.words), count)
         for lane, count in zip(lanes, lent.tolist(), strict=True)
@@ -92,8 +101,7 @@ def decode_chunk(
     channels, height, width = model.data_shape
     coder = Coder(lanes, lend=False)
     parts: list[NDArray[np.uint8]] = []
-    sizes = _batches(info)
-    for size in reversed(sizes):
+    for size in reversed(batch_sizes(info.tiles - info.first_tiles, info.batch, info.growth)):
         parts.append(decode_batch(model, size, coder).permute(0, 2, 3, 1).numpy())
         if progress:
             progress(size)
@@ -124,24 +132,36 @@ def _encode(model: ImageFlow, images: torch.Tensor, coder: Coder) -> None:
     try:
         encode_batch(model, images, coder)
     except ValueError as error:
+        which = "a tile" if len(images) == 1 else f"one of {len(images)} tiles"
         raise ValueError(
-            f"the model cannot code one of {len(images)} tiles, which is too far from what it "
-            f"was trained on: {error}"
+            f"the model cannot code {which}, too far from what it was trained on: {error}"
         ) from error
 
 
-def _batches(info: ChunkInfo) -> list[int]:
-    rest = range(info.first_tiles, info.tiles, info.batch)
-    return [min(info.batch, info.tiles - start) for start in rest]
+def batch_sizes(tiles: int, most: int, growth: int) -> list[int]:
+    """The batches that tiles are put on the stacks in, docs/format.md: powers of two.
+
+    What a batch pops before it pushes anything must be there already: so it may be as large as
+    1 and one more for each `growth` tiles that are on the stacks.
+    """
+    sizes, done = [], 0
+    while done < tiles:
+        least = min(most, 1 + done // growth, tiles - done)
+        sizes.append(1 << (least.bit_length() - 1))
+        done += sizes[-1]
+    return sizes
 
 
 def _first_tiles(
-    model: ImageFlow, tiles: NDArray[np.uint8], images: torch.Tensor, batch: int
-) -> tuple[int, bytes]:
-    """How many tiles the stacks begin with, and their bytes: as few as spare being lent any."""
+    model: ImageFlow, tiles: NDArray[np.uint8], images: torch.Tensor
+) -> tuple[int, bytes, int]:
+    """How many tiles the stacks begin with, as few as spare being lent any; their bytes; growth."""
     trial = Coder(lend=True)
-    _encode(model, images[:batch], trial)
+    before = trial.bits
+    _encode(model, images[:1], trial)
     needed = 4 * int(trial.lent_words.max()) * LANES
+    left = max(1.0, (trial.bits - before) / 8)
+    growth = max(1, min(MAX_GROWTH, math.ceil(SPARE * needed / left)))
     low, high = 0, 1
     while high < len(tiles) and len(encode_tiles(tiles[:high])) < needed:
         low, high = high, 2 * high
@@ -150,7 +170,7 @@ def _first_tiles(
         middle = (low + high) // 2
         enough = len(encode_tiles(tiles[:middle])) >= needed
         low, high = (low, middle) if enough else (middle, high)
-    return high, encode_tiles(tiles[:high])
+    return high, encode_tiles(tiles[:high]), growth
 
 
 def _lanes_of(blob: bytes) -> list[Lane]:
@@ -198,12 +218,13 @@ def _parse(data: bytes) -> tuple[ChunkInfo, list[Lane], bytes]:
     start = _HEAD.size + LANES * _LANE.size
     if len(data) < start:
         raise ValueError("it is cut short")
-    tiles, first, batch, blob_bytes, digest = _HEAD.unpack_from(data)
+    tiles, first, batch, growth, blob_bytes, digest = _HEAD.unpack_from(data)
     table = [_LANE.unpack_from(data, _HEAD.size + i * _LANE.size) for i in range(LANES)]
     if start + 4 * sum(words for _, words, _ in table) != len(data):
         raise ValueError("the lengths of its stacks do not sum to its own")
     if (
         not 1 <= batch <= MAX_BATCH
+        or not 1 <= growth <= MAX_GROWTH
         or first > tiles
         or any(state < LEAST_STATE for state, _, _ in table)
     ):
@@ -214,7 +235,8 @@ def _parse(data: bytes) -> tuple[ChunkInfo, list[Lane], bytes]:
         lanes.append(Lane(state, numbers))
         start += 4 * words
     lent_bytes = 4 * sum(count for _, _, count in table)
-    return ChunkInfo(tiles, first, batch, blob_bytes, lent_bytes, len(data)), lanes, digest
+    info = ChunkInfo(tiles, first, batch, growth, blob_bytes, lent_bytes, len(data))
+    return info, lanes, digest
 
 
 def _digest(tiles: NDArray[np.uint8]) -> bytes:

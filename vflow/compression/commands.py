@@ -12,13 +12,13 @@ import numpy as np
 import tyro
 
 from vflow.compression.chunk import MAX_BATCH, ChunkInfo
-from vflow.compression.compare import codec_bytes
+from vflow.compression.compare import measure_codecs
 from vflow.compression.identity import ARITHMETICS
 from vflow.compression.index import MAX_CHUNK_TILES
 from vflow.compression.pictures import output_name, write_picture
 from vflow.compression.reader import ArchiveReader
 from vflow.compression.sources import Sources
-from vflow.compression.writer import CHUNK_TILES, ArchiveWriter
+from vflow.compression.writer import CHUNK_TILES, MOST_AT_ONCE, ArchiveWriter
 from vflow.io.fields import require_choice, require_int
 from vflow.models import ImageFlow
 from vflow.models.loading import load_image_model
@@ -53,8 +53,8 @@ class CompressConfig:
     """Whether the archive is decoded and compared before it gets its name."""
     compare: bool = False
     """Whether PNG, WebP and, where imagecodecs or cjxl is, JPEG XL are measured on the same."""
-    batch_size: int | None = None
-    """Tiles at once: more are faster, and cost some ten tiles' worth of ordinary coding each."""
+    batch_size: int = MOST_AT_ONCE
+    """Most tiles at once: more are faster, and take more memory."""
     chunk: int = CHUNK_TILES
     """Tiles of a chunk; a damaged chunk is lost, and no other."""
 
@@ -69,11 +69,11 @@ class CompressConfig:
         require_int("chunk", self.chunk, 1)
         if self.chunk > MAX_CHUNK_TILES:
             raise ValueError(f"chunk must be at most {MAX_CHUNK_TILES}, got {self.chunk}")
-        if self.batch_size is not None and self.batch_size > MAX_BATCH:
+        require_int("batch_size", self.batch_size, 1)
+        if self.batch_size > MAX_BATCH:
             raise ValueError(f"batch_size must be at most {MAX_BATCH}, got {self.batch_size}")
-        for name in ("batch_size", "count"):
-            if getattr(self, name) is not None:
-                require_int(name, getattr(self, name), 1)
+        if self.count is not None:
+            require_int("count", self.count, 1)
         if bool(self.images) == (self.data is not None):
             got = "both" if self.images else "neither"
             raise ValueError(f"compress needs pictures, or a data set by --data, got {got}")
@@ -109,8 +109,8 @@ def compress(config: CompressConfig) -> dict[str, Any]:
         config: What of, with what, and where to.
 
     Returns:
-        What the command reports: images, values, bytes, bits_per_dim, seconds, and by --compare the
-        bytes of other codecs.
+        What the command reports: images, values, bytes, bits_per_dim, seconds, by --verify
+        verify_seconds, and by --compare the bytes and seconds of other codecs.
 
     Raises:
         ValueError: If a picture, the model or an argument is not what it should be.
@@ -137,8 +137,10 @@ def compress(config: CompressConfig) -> dict[str, Any]:
             pictures.add_to(writer)
             size = writer.close()
         seconds = time.perf_counter() - began
+        began = time.perf_counter()
         if config.verify:
             _verify(temporary, model, pictures)
+        verify_seconds = time.perf_counter() - began
     results: dict[str, Any] = {
         "images": pictures.count,
         "values": pictures.values,
@@ -146,8 +148,10 @@ def compress(config: CompressConfig) -> dict[str, Any]:
         "bits_per_dim": 8 * size / pictures.values,
         "seconds": seconds,
     }
+    if config.verify:
+        results["verify_seconds"] = verify_seconds
     if config.compare:
-        results["codecs"] = codec_bytes(pictures.arrays())
+        results["codecs"] = measure_codecs(pictures.arrays())
     return results
 
 
@@ -158,8 +162,13 @@ def summary(results: dict[str, Any]) -> str:
         f"{count:,} images, {results['bytes']:,} bytes, {results['bits_per_dim']:.4f} bits/dim, "
         f"{count / seconds:.1f} images/s, {values / seconds / 1e6:.3f} MB/s"
     ]
-    for name, size in results.get("codecs", {}).items():
-        lines.append(f"  {name}: {size:,} bytes, {8 * size / values:.4f} bits/dim")
+    if "verify_seconds" in results:
+        lines[0] += f"; decoded and compared at {values / results['verify_seconds'] / 1e6:.3f} MB/s"
+    for name, codec in results.get("codecs", {}).items():
+        lines.append(
+            f"  {name}: {codec.bytes:,} bytes, {8 * codec.bytes / values:.4f} bits/dim, "
+            f"{codec.seconds:.1f} s, {values / codec.seconds / 1e6:.3f} MB/s"
+        )
     return "\n".join(lines)
 
 
@@ -229,7 +238,7 @@ def _about(info: ChunkInfo | ValueError) -> str:
     borrowed = info.first_bytes + info.lent_bytes
     back = f"{borrowed:,} bytes borrowed to begin with"
     return (
-        f"{info.tiles:,} tiles, {info.bytes:,} bytes, {info.batch} at once; {back}, of which "
+        f"{info.tiles:,} tiles, {info.bytes:,} bytes, up to {info.batch} at once; {back}, of which "
         f"{info.first_bytes:,} are the first {info.first_tiles} tiles by an ordinary codec"
     )
 

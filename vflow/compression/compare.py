@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import io
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +23,23 @@ from vflow.compression.codec import MAX_SIDE
 CJXL = ("--distance=0", "--effort=9", "--quiet")
 
 
-def codec_bytes(pictures: Iterable[NDArray[np.uint8]]) -> dict[str, int]:
-    """Bytes of whole files, summed over the pictures.
+@dataclass
+class Measured:
+    """What a codec's files take together, and how long it took to make them."""
+
+    bytes: int = 0
+    seconds: float = 0.0
+
+    def add(self, encode: Callable[[], bytes | int]) -> None:
+        """Encode a picture."""
+        began = time.perf_counter()
+        made = encode()
+        self.seconds += time.perf_counter() - began
+        self.bytes += made if isinstance(made, int) else len(made)
+
+
+def measure_codecs(pictures: Iterable[NDArray[np.uint8]]) -> dict[str, Measured]:
+    """Bytes of whole files and seconds of encoding, summed over the pictures.
 
     Args:
         pictures: uint8 [H, W, C], C from 1 to 4.
@@ -31,16 +49,17 @@ def codec_bytes(pictures: Iterable[NDArray[np.uint8]]) -> dict[str, int]:
         is installed, "JPEG XL".
     """
     jpeg_xl = _jpeg_xl()
-    sums = {"PNG": 0, "WebP": 0, "JPEG XL": 0}
+    png, webp, jxl = Measured(), Measured(), Measured()
     for pixels in pictures:
         image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-        png = _save(image, "PNG", optimize=True)
-        sums["PNG"] += len(png)
+        png.add(functools.partial(_save, image, "PNG", optimize=True))
         if features.check("webp") and max(image.size) <= MAX_SIDE:
-            sums["WebP"] += len(_save(image, "WEBP", lossless=True, quality=100, method=6))
+            options = {"lossless": True, "quality": 100, "method": 6}
+            webp.add(functools.partial(_save, image, "WEBP", **options))
         if jpeg_xl is not None:
-            sums["JPEG XL"] += jpeg_xl(pixels, png)
-    return {name: count for name, count in sums.items() if count}
+            jxl.add(functools.partial(jpeg_xl, pixels))
+    found = {"PNG": png, "WebP": webp, "JPEG XL": jxl}
+    return {name: measured for name, measured in found.items() if measured.bytes}
 
 
 def _save(image: Image.Image, name: str, **options: object) -> bytes:
@@ -49,17 +68,18 @@ def _save(image: Image.Image, name: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def _jpeg_xl() -> Callable[[NDArray[np.uint8], bytes], int] | None:
-    """From pixels and the same as a PNG file to the bytes of JPEG XL, where that can be had."""
+def _jpeg_xl() -> Callable[[NDArray[np.uint8]], int] | None:
+    """From pixels to the bytes of JPEG XL, where that can be had."""
     if importlib.util.find_spec("imagecodecs") is not None:
-        return lambda pixels, _: jpeg_xl_bytes(pixels)
+        return jpeg_xl_bytes
     program = shutil.which("cjxl")
-    return None if program is None else lambda _, png: _bytes_by_program(program, png)
+    return None if program is None else functools.partial(_bytes_by_program, program)
 
 
-def _bytes_by_program(program: str, png: bytes) -> int:
+def _bytes_by_program(program: str, pixels: NDArray[np.uint8]) -> int:
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "picture.png"), Path(folder, "picture.jxl")
-        source.write_bytes(png)
+        source.write_bytes(_save(image, "PNG", compress_level=1))
         subprocess.run([program, str(source), str(target), *CJXL], check=True, capture_output=True)
         return target.stat().st_size

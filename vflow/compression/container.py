@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 MAGIC = b"\x89VFA\r\n\x1a\n"
-VERSION = 1
+VERSION = 2
 MAX_TEXT = 64 << 20
 """Bytes of JSON, unpacked, that a header or an index may have."""
 MAX_CHUNK = 1 << 31
@@ -75,7 +75,7 @@ class Reader:
     """Reads an archive: its header and index at once, its chunks when they are asked for.
 
     Raises:
-        ValueError: If it is no archive, of a later version, cut short, or its header or index is
+        ValueError: If it is no archive, of another version, cut short, or its header or index is
             damaged.
     """
 

@@ -76,12 +76,14 @@ def read_entries(
 def _is_good(
     entry: dict[str, Any], chunks: Sequence[Entry], shape: tuple[int, int, int], tiles: int
 ) -> bool:
-    if not isinstance(entry.get("digest"), str):
-        return False
     if "set" in entry:
-        count = entry.get("count")
+        count, digests = entry.get("count"), entry.get("digests")
+        if not isinstance(digests, list) or not all(isinstance(d, str) for d in digests):
+            return False
         good = isinstance(entry["set"], str) and _is_whole(count, 1, tiles + 1)
         return good and _is_whole(entry.get("tile"), 0, tiles - int(count or 0) + 1)
+    if not isinstance(entry.get("digest"), str):
+        return False
     size = entry.get("size")
     if not isinstance(size, list) or len(size) != 2 or not isinstance(entry.get("name"), str):
         return False

@@ -37,6 +37,11 @@ class Picture:
         return digest.hexdigest()
 
 
+def part_digest(images: NDArray[np.uint8]) -> str:
+    """BLAKE2b, 8 bytes in hexadecimal, of the images of a set that are in one chunk."""
+    return hashlib.blake2b(np.ascontiguousarray(images).data, digest_size=8).hexdigest()
+
+
 def find_pictures(paths: list[Path]) -> list[tuple[Path, str]]:
     """The picture files named, and those below the folders named, each with its name in an archive.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import hashlib
 import itertools
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -17,7 +16,7 @@ from vflow.compression.codable import require_codable
 from vflow.compression.codec import decode_picture
 from vflow.compression.identity import arithmetic, model_digest, probe
 from vflow.compression.index import read_entries, read_probe, read_shape
-from vflow.compression.pictures import Picture, from_tiles, grid_of
+from vflow.compression.pictures import Picture, from_tiles, grid_of, part_digest
 from vflow.models import ImageFlow
 
 
@@ -94,23 +93,22 @@ class ArchiveReader:
 
     def _set(self, entry: dict[str, Any]) -> Iterator[Picture | ValueError]:
         first, end = entry["tile"], entry["tile"] + entry["count"]
-        digest = hashlib.blake2b(digest_size=8)
-        digits, whole = len(str(entry["count"] - 1)), True
+        digits, digests = len(str(entry["count"] - 1)), iter(entry["digests"])
         # One chunk after another: a set may be larger than memory, and one of them damaged.
         while first < end:
             count = min(end - first, self._left_in_chunk(first))
+            number, digest = first - entry["tile"], next(digests, "")
             try:
                 tiles = self._tiles(first, count)
+                if part_digest(tiles) != digest:
+                    raise ValueError("they are not what was compressed")
             except ValueError as error:
-                whole, numbers = False, (first - entry["tile"], first - entry["tile"] + count - 1)
-                yield ValueError(f"images {numbers[0]} to {numbers[1]} are lost: {error}")
+                yield ValueError(f"images {number} to {number + count - 1} are lost: {error}")
             else:
-                digest.update(np.ascontiguousarray(tiles).data)
-                for number, tile in enumerate(tiles, first - entry["tile"]):
+                for tile in tiles:
                     yield Picture(f"{number:0{digits}}.png", tile)
+                    number += 1
             first += count
-        if whole and digest.hexdigest() != entry["digest"]:
-            yield ValueError(f"the set {entry['set']!r} is not what was compressed")
 
     def _picture(self, entry: dict[str, Any]) -> Picture:
         name, (height, width) = entry["name"], entry["size"]

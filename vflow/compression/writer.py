@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vflow.compression import container
-from vflow.compression.chunk import MAX_BATCH, Progress, chunk_info, encode_chunk
+from vflow.compression.chunk import MAX_BATCH, Progress, batch_sizes, chunk_info, encode_chunk
 from vflow.compression.codable import require_codable
 from vflow.compression.codec import encode_picture
 from vflow.compression.identity import arithmetic, model_digest, probe
 from vflow.compression.index import MAX_CHUNK_TILES, MODES
-from vflow.compression.pictures import Picture, grid_of, to_tiles
+from vflow.compression.pictures import Picture, grid_of, part_digest, to_tiles
 from vflow.models import ImageFlow
 
 CHUNK_TILES = 8192
 """Tiles of a chunk, unless one asks for another number."""
-TILES_A_BATCH = 2048
-"""Tiles of a chunk for each that is on the stacks at once, which need some twelve as first bits."""
-MOST_AT_ONCE = 16
+MOST_AT_ONCE = 32
+"""Tiles on the stacks at once, unless one asks for another number."""
 
 
 class ArchiveWriter:
@@ -32,7 +31,7 @@ class ArchiveWriter:
         model: An image model on the CPU, in evaluation mode.
         arithmetic: "exact", to be read on every machine, or "native", on this one, faster.
         chunk_tiles: Tiles of a chunk, which is lost as a whole where a byte of it is.
-        batch: Tiles at once; by default one for every 2,048 of a chunk.
+        batch: Most tiles at once.
         model_name: What the archive calls the model, beside its digest.
         progress: Called with the number of tiles that are done.
 
@@ -47,14 +46,14 @@ class ArchiveWriter:
         *,
         arithmetic: str = "exact",
         chunk_tiles: int = CHUNK_TILES,
-        batch: int | None = None,
+        batch: int = MOST_AT_ONCE,
         model_name: str = "",
         progress: Progress | None = None,
     ) -> None:
         require_codable(model, arithmetic)
         if not 1 <= chunk_tiles <= MAX_CHUNK_TILES:
             raise ValueError(f"chunk must be from 1 to {MAX_CHUNK_TILES}, got {chunk_tiles}")
-        if batch is not None and not 1 <= batch <= MAX_BATCH:
+        if not 1 <= batch <= MAX_BATCH:
             raise ValueError(f"batch must be from 1 to {MAX_BATCH}, got {batch}")
         self._model = model
         self._arithmetic = arithmetic
@@ -120,8 +119,10 @@ class ArchiveWriter:
                 f"images must be uint8 [N, {height}, {width}, {channels}] and at least one, got "
                 f"{images.dtype} {list(images.shape)}"
             )
-        digest = hashlib.blake2b(np.ascontiguousarray(images).data, digest_size=8).hexdigest()
-        entry = {"set": name, "count": len(images), "tile": self._tiles, "digest": digest}
+        room = self._chunk_tiles - self._tiles % self._chunk_tiles
+        ends = [*range(room, len(images), self._chunk_tiles), len(images)]
+        digests = [part_digest(images[a:b]) for a, b in itertools.pairwise([0, *ends])]
+        entry = {"set": name, "count": len(images), "tile": self._tiles, "digests": digests}
         self._index.append(entry)
         self._add_tiles(images)
 
@@ -148,11 +149,11 @@ class ArchiveWriter:
         done = 0
         while len(tiles) - done >= (1 if everything else self._chunk_tiles):
             part = tiles[done : done + self._chunk_tiles]
-            batch = self._batch or min(MOST_AT_ONCE, max(1, len(part) // TILES_A_BATCH))
             with arithmetic(self._model, self._arithmetic):
-                data = encode_chunk(self._model, part, batch, self._progress)
-            first = chunk_info(data).first_tiles
-            self._batches |= {batch, (len(part) - first) % batch} - {0}
+                data = encode_chunk(self._model, part, self._batch, self._progress)
+            info = chunk_info(data)
+            rest = info.tiles - info.first_tiles
+            self._batches |= set(batch_sizes(rest, info.batch, info.growth))
             self._container.add(container.TILES, data, len(part))
             done += len(part)
         self._waiting = [tiles[done:].copy()] if done < len(tiles) else []
