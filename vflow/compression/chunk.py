@@ -25,7 +25,7 @@ DIGEST_BYTES = 16
 MAX_BATCH = 256
 """Tiles on the stacks at once: a bound on what a forged chunk can ask for."""
 MAX_GROWTH = 1 << 16
-SPARE = 1.1
+SPARE = 1.25
 """More tiles than a batch needs by the first tile's measure before it may grow: tiles differ."""
 _HEAD = struct.Struct(f"<IIIII{DIGEST_BYTES}s")
 _LANE = struct.Struct("<QII")

@@ -13,18 +13,21 @@ from PIL import Image, features
 MAX_SIDE = 16383
 """Pixels in a side of a WebP."""
 FORMATS = ("PNG", "WEBP")
+TILES_METHOD = 4
+"""WebP's effort on tiles; those beyond take up to 40 times as long and are no smaller."""
 
 
-def encode_picture(pixels: NDArray[np.uint8]) -> bytes:
+def encode_picture(pixels: NDArray[np.uint8], method: int = 6) -> bytes:
     """The smaller of PNG and lossless WebP.
 
     Args:
         pixels: [H, W, C], C at most 4, or more than 4 planes, which come one below the other.
+        method: WebP's effort, from 0 to 6.
     """
     image = Image.fromarray(_as_plane(pixels))
     candidates = [_save(image, "PNG", optimize=True)]
     if features.check("webp") and max(image.size) <= MAX_SIDE:
-        webp = _save(image, "WEBP", lossless=True, quality=100, method=6, exact=True)
+        webp = _save(image, "WEBP", lossless=True, quality=100, method=method, exact=True)
         candidates.append(webp)
     return min(candidates, key=len)
 
@@ -65,7 +68,7 @@ def decode_picture(data: bytes, shape: tuple[int, int, int]) -> NDArray[np.uint8
 
 def encode_tiles(tiles: NDArray[np.uint8]) -> bytes:
     """Tiles [N, H, W, C] as one picture, side by side in a few columns."""
-    return encode_picture(_mosaic(tiles))
+    return encode_picture(_mosaic(tiles), TILES_METHOD)
 
 
 def decode_tiles(data: bytes, shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
