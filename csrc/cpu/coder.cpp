@@ -271,6 +271,22 @@ int vflow_cpu_coder_cells_inverse(const vflow_coder* coder, const int64_t* y, co
 constexpr int kFactorBits = 20;
 constexpr int64_t kMostScaled = int64_t{1} << 42, kMostShifted = int64_t{1} << 50;
 
+// The remainder by a number, without a division where a multiplication does.
+struct Modulus {
+  uint64_t period, inverse;  // 2^64 / period, rounded up
+  bool small;                // what it is asked about is: below 2^32, as the period is
+
+  Modulus(int64_t number, int64_t end)
+      : period(static_cast<uint64_t>(number)), inverse(~uint64_t{0} / period + 1), small(end < kWordEnd) {}
+  inline int64_t of(int64_t i) const {
+    if (!small || period == 1) return period == 1 ? 0 : i % static_cast<int64_t>(period);
+    const uint64_t quotient =
+        static_cast<uint64_t>(static_cast<unsigned __int128>(inverse) * static_cast<uint64_t>(i) >> 64);
+    return i - static_cast<int64_t>(quotient * period);
+  }
+  static constexpr int64_t kWordEnd = int64_t{1} << 32;
+};
+
 static int check_scale(const int64_t* x, const int64_t* factor, const int64_t* shift, const int64_t* offset,
                        int64_t count, int64_t period) {
   if (count > 0 && (!x || !factor || !shift || !offset)) return VFLOW_ERROR_NULL_POINTER;
@@ -290,8 +306,9 @@ int vflow_cpu_coder_scale(const vflow_coder* coder, const int64_t* x, const int6
   if (const int error = check_scale(x, factor, shift, offset, count, period)) return error;
   if (count > 0 && !y) return VFLOW_ERROR_NULL_POINTER;
   if (any_outside(x, count, -kMostScaled, kMostScaled)) return VFLOW_ERROR_CODER_RANGE;
+  const Modulus modulus(period, count);
   return for_lanes<false>(coder, count, threads, [=](BitStack& stack, int64_t i) {
-    const int64_t j = i % period, f = factor[j], size = f < 0 ? -f : f;
+    const int64_t j = modulus.of(i), f = factor[j], size = f < 0 ? -f : f;
     const int bits = static_cast<int>(shift[j]), low = bits < kWordBits ? bits : kWordBits;
     const int64_t rest = static_cast<int64_t>(stack.pop(static_cast<uint64_t>(size)));
     const int64_t total = (f < 0 ? -x[i] : x[i]) * size + rest;
@@ -307,14 +324,18 @@ int vflow_cpu_coder_scale_inverse(const vflow_coder* coder, const int64_t* y, co
                                   int64_t period, int threads) {
   if (const int error = check_scale(y, factor, shift, offset, count, period)) return error;
   if (count > 0 && !x) return VFLOW_ERROR_NULL_POINTER;
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t bits = shift[i % period], most = bits >= 62 ? 0 : kMostScaled << kFactorBits >> bits;
-    if (y[i] < -4 * kMostShifted || y[i] > 4 * kMostShifted) return VFLOW_ERROR_CODER_RANGE;
-    const int64_t moved = y[i] - offset[i % period];
-    if (moved < -most - 1 || moved > most) return VFLOW_ERROR_CODER_RANGE;
-  }
+  if (any_outside(y, count, -4 * kMostShifted, 4 * kMostShifted)) return VFLOW_ERROR_CODER_RANGE;
+  bool outside = false;
+  for (const int64_t* row = y; row < y + count; row += period)
+    for (int64_t j = 0; j < period; ++j) {
+      const int64_t bits = shift[j], most = bits >= 62 ? 0 : kMostScaled << kFactorBits >> bits;
+      const int64_t moved = row[j] - offset[j];
+      outside |= moved < -most - 1 || moved > most;
+    }
+  if (outside) return VFLOW_ERROR_CODER_RANGE;
+  const Modulus modulus(period, count);
   return for_lanes<true>(coder, count, threads, [=](BitStack& stack, int64_t i) {
-    const int64_t j = i % period, f = factor[j], size = f < 0 ? -f : f;
+    const int64_t j = modulus.of(i), f = factor[j], size = f < 0 ? -f : f;
     const int bits = static_cast<int>(shift[j]), low = bits < kWordBits ? bits : kWordBits;
     uint64_t total = static_cast<uint64_t>(y[i] - offset[j]) << bits;
     if (bits > low) total |= stack.pop_bits(bits - low) << low;

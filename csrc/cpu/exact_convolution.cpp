@@ -5,6 +5,7 @@
 namespace vflow {
 
 constexpr int64_t kRowsAtOnce = 4;
+constexpr int64_t kPlacesAtOnce = 240;  // of a linear map, which knows no rows
 
 }  // namespace vflow
 
@@ -31,14 +32,24 @@ int vflow_cpu_exact_convolution(const float* x, const float* weight, const float
     return VFLOW_ERROR_OVERFLOW;
   if (batch == 0 || height == 0 || width == 0) return VFLOW_OK;
   if (!x || !weight || !bias || !y) return VFLOW_ERROR_NULL_POINTER;
-  const int64_t runs = (height + kRowsAtOnce - 1) / kRowsAtOnce;
-  threads = threads_for(batch * runs, threads);
+  const int64_t runs = (height + kRowsAtOnce - 1) / kRowsAtOnce, places = batch * height * width;
+  const int64_t pieces = side == 1 ? (places + kPlacesAtOnce - 1) / kPlacesAtOnce : batch * runs;
+  threads = threads_for(pieces, threads);
   const Scratch weights = allocate(packed, 1), rooms = allocate(room, threads);
   if (!weights || !rooms) return VFLOW_ERROR_OUT_OF_MEMORY;
   kernels.pack(weight, in, out, side, reinterpret_cast<float*>(weights.get()));
   const ExactConvolutionArrays arrays{
       x, reinterpret_cast<const float*>(weights.get()), bias, y, height, width, in, out, side};
-  parallel_for(batch * runs, threads, [&](int64_t i, int thread) {
+  parallel_for(pieces, threads, [&](int64_t i, int thread) {
+    if (side == 1) {
+      ExactConvolutionArrays piece = arrays;
+      const int64_t start = i * kPlacesAtOnce;
+      piece.x += start * in;
+      piece.y += start * out;
+      piece.height = 1;
+      piece.width = places - start < kPlacesAtOnce ? places - start : kPlacesAtOnce;
+      return kernels.rows(piece, 0, 0, 1, nullptr);
+    }
     const int64_t first = i % runs * kRowsAtOnce;
     kernels.rows(arrays, i / runs, first, height - first < kRowsAtOnce ? height - first : kRowsAtOnce,
                  reinterpret_cast<float*>(rooms.get() + thread * aligned(room)));
