@@ -26,18 +26,14 @@ static VFLOW_INLINE float sum_in_parts(int64_t count, const Term& term) {
   return parts[0];
 }
 
-static VFLOW_INLINE V elu(V x) {
-  const V negative = expm1_bounded(smaller(V{}, x));
-  return x > V{} ? x : negative;
-}
-
 static void concat_elu(const float* x, float* y, int64_t rows, int64_t channels) {
   for (int64_t row = 0; row < rows; ++row, x += channels, y += 2 * channels)
     for (int64_t j = 0; j < channels; j += kLanes<float>) {
       const int64_t filled = channels - j;
       const V number = load_some(x + j, filled);
-      store_some<float>(elu(number), filled, y + j);
-      store_some<float>(elu(-number), filled, y + channels + j);
+      const V negative = expm1_bounded(-magnitude(number));  // of the one that is below zero
+      store_some<float>(number > V{} ? number : negative, filled, y + j);
+      store_some<float>(number < V{} ? -number : negative, filled, y + channels + j);
     }
 }
 
