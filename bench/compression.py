@@ -1,6 +1,6 @@
 """Images a second of lossless encoding and decoding, beside those of the bound alone.
 
-    python bench/compression.py MODEL --data photos --images 64 --batch-size 8
+    python bench/compression.py MODEL --data photos --images 128
 
 Of everything the best of several runs, in CPU seconds and in seconds; bits/dim as coded and of the
 bound of the very noise that was popped, in float64.
@@ -32,6 +32,7 @@ from vflow.data import images_of_shape
 from vflow.models import ImageFlow
 from vflow.models.loading import load_image_model
 from vflow.ops.coder import Coder
+from vflow.runtime.memory import keep_freed_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +43,9 @@ class Options:
     """A training run's or a model's folder."""
     data: str = "photos"
     """Of its test images."""
-    images: int = 64
+    images: int = 128
     """How many, from the first."""
-    batch_size: int = 8
+    batch_size: int = 64
     """Images on the stacks at once."""
     repeats: int = 3
     """Runs, of which the best counts."""
@@ -99,6 +100,7 @@ def measure(name: str, model: ImageFlow, images: Tensor, options: Options) -> No
 def main(options: Options) -> None:
     """Print a line for the bound, and three for each arithmetic."""
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as `vflow compress` does
     model = load_image_model(options.model)
     images = images_of_shape(options.data, "test", model.data_shape)[: options.images]
 

@@ -24,6 +24,7 @@ from vflow.models import ImageFlow
 from vflow.models.loading import load_image_model
 from vflow.models.zoo import trained_folder
 from vflow.runtime.files import atomic_path, require_output
+from vflow.runtime.memory import keep_freed_memory
 from vflow.runtime.progress import progress_bar
 
 SUFFIX = ".vflow"
@@ -117,6 +118,7 @@ def compress(config: CompressConfig) -> dict[str, Any]:
         OSError: If something cannot be read or written.
     """
     require_output("out", Path(config.out), SUFFIX)
+    keep_freed_memory()
     model = load_image_model(config.model, say=True)
     pictures = Sources(
         model, config.images, config.data, config.split, config.data_root, config.count
@@ -185,6 +187,7 @@ def decompress(config: DecompressConfig) -> tuple[int, list[str]]:
         ValueError: If the archive is damaged or of another model.
         OSError: If something cannot be read or written.
     """
+    keep_freed_memory()
     with open(config.archive, "rb") as file:
         try:
             listed = ArchiveReader(file)

@@ -19,7 +19,7 @@ from vflow.models import ImageFlow
 
 CHUNK_TILES = 8192
 """Tiles of a chunk, unless one asks for another number."""
-MOST_AT_ONCE = 32
+MOST_AT_ONCE = 64
 """Tiles on the stacks at once, unless one asks for another number."""
 
 
