@@ -26,12 +26,14 @@ import torch
 import tyro
 from torch import Tensor
 
+from bench.machine import describe
 from vflow.compression.identity import ARITHMETICS, arithmetic
 from vflow.compression.walk import Noise, decode_batch, encode_batch
 from vflow.data import images_of_shape
 from vflow.models import ImageFlow
 from vflow.models.loading import load_image_model
 from vflow.ops.coder import Coder
+from vflow.runtime.files import write_json
 from vflow.runtime.memory import keep_freed_memory
 
 
@@ -51,6 +53,8 @@ class Options:
     """Runs, of which the best counts."""
     threads: int = 2
     """PyTorch's and the kernels'."""
+    json: Path | None = None
+    """Where the figures are written to."""
 
 
 def best(function: Callable[[], object], repeats: int) -> tuple[float, float]:
@@ -63,16 +67,21 @@ def best(function: Callable[[], object], repeats: int) -> tuple[float, float]:
     return min(run[0] for run in runs), min(run[1] for run in runs)
 
 
-def report(name: str, images: Tensor, function: Callable[[], object], repeats: int) -> None:
-    """Print how fast a function goes through the images."""
+def report(
+    name: str, images: Tensor, function: Callable[[], object], repeats: int
+) -> dict[str, float]:
+    """Print, and give, how fast a function goes through the images."""
     cpu, wall = best(function, repeats)
     count, rate = len(images), images.numel() / wall / 1e6
     line = f"{count / wall:7.1f} images/s  {rate:6.3f} MB/s  {1e3 * cpu / count:6.1f} CPU ms"
     print(f"{name:16} {line} an image", flush=True)
+    return {"images_per_second": count / wall, "cpu_ms_an_image": 1e3 * cpu / count}
 
 
-def measure(name: str, model: ImageFlow, images: Tensor, options: Options) -> None:
-    """Print the speed of encoding and decoding in an arithmetic, and what was coded."""
+def measure(
+    name: str, model: ImageFlow, images: Tensor, options: Options
+) -> dict[str, dict[str, float]]:
+    """Print, and give, the speed of encoding and decoding in an arithmetic, and what was coded."""
     batches = images.split(options.batch_size)
     sizes = [len(batch) for batch in reversed(batches)]
     coder = Coder(lend=True)
@@ -87,14 +96,18 @@ def measure(name: str, model: ImageFlow, images: Tensor, options: Options) -> No
         def decode() -> list[Tensor]:
             return [decode_batch(model, size, coder) for size in sizes]
 
-        report(f"{name} encode", images, encode, options.repeats)
-        report(f"{name} decode", images, decode, options.repeats)
+        figures = {
+            f"{name} {kind}": report(f"{name} {kind}", images, function, options.repeats)
+            for kind, function in (("encode", encode), ("decode", decode))
+        }
     precise, bound = copy.deepcopy(model).double(), 0.0
     with torch.inference_mode():
         for batch, drawn in zip(batches, noise, strict=True):
             bound -= precise.elbo(batch, drawn.eps_u, drawn.eps_z).sum().item()
     coded, least = bits / images.numel(), bound / math.log(2) / images.numel()
     print(f"{name}: {coded:.5f} bits/dim, the bound {least:.5f}, {coded - least:+.5f}", flush=True)
+    figures[name] = {"coded_bits_per_dim": coded, "bound_bits_per_dim": least}
+    return figures
 
 
 def main(options: Options) -> None:
@@ -108,9 +121,12 @@ def main(options: Options) -> None:
         return [model.elbo(batch) for batch in images.split(options.batch_size)]
 
     with torch.inference_mode():
-        report("elbo", images, elbo, options.repeats)
+        figures = {"elbo": report("elbo", images, elbo, options.repeats)}
     for name in ARITHMETICS:
-        measure(name, model, images, options)
+        figures |= measure(name, model, images, options)
+    if options.json is not None:
+        about = {name: str(value) for name, value in vars(options).items()}
+        write_json(options.json, {"machine": describe("cpu"), "options": about, "figures": figures})
 
 
 if __name__ == "__main__":
