@@ -66,6 +66,25 @@ static void networks() {
   report("attention", error, digest(heads));
 }
 
+// Glow's network: a 3x3 convolution, a linear map, another 3x3, with rectifiers between; in the sizes that
+// fill blocks of channels and leave some over.
+static void glow() {
+  const int64_t batch = 2, height = 4, width = 16, channels[] = {6, 48, 40, 12};
+  auto x = reals<float>(batch * height * width * channels[0], 3);
+  int error = 0;
+  for (int layer = 0; layer < 3; ++layer) {
+    const int64_t in = channels[layer], out = channels[layer + 1];
+    const int side = layer == 1 ? 1 : 3;
+    const auto weight = reals<float>(out * in * side * side, 1), bias = reals<float>(out, 1);
+    std::vector<float> y(batch * height * width * out);
+    error |= vflow_cpu_exact_convolution(x.data(), weight.data(), bias.data(), y.data(), batch, height, width,
+                                         in, out, side, 2);
+    for (float& number : y) number = layer < 2 && number < 0 ? 0 : number;
+    x = y;
+  }
+  report("Glow's network", error, digest(x));
+}
+
 static void maps() {
   const char* names[] = {"exp", "log", "tanh", "sigmoid"};
   for (const int function : {VFLOW_EXP, VFLOW_LOG, VFLOW_TANH, VFLOW_SIGMOID}) {
@@ -117,8 +136,42 @@ static void coder() {
   report("stacks", 0, digest(lent, digest(counts, digest(states))));
 }
 
+// What affine couplings, Gaussian ones and priors ask of the coder.
+static void normals_and_scales() {
+  const int64_t lanes = 8, capacity = 1 << 14, count = 2000;
+  std::vector<uint64_t> states(lanes, (uint64_t{1} << 32) + 54321);
+  std::vector<uint32_t> words(lanes * capacity);
+  std::vector<int64_t> counts(lanes, 0), lent(lanes, 0);
+  const vflow_coder coder{lanes, capacity, states.data(), words.data(), counts.data(), lent.data()};
+  const auto x = wholes(count, 35), offset = wholes(count, 33);
+  std::vector<int64_t> y(count), back(count), factor(count), shift(count, 18);
+  for (int64_t& f : factor)
+    f = (random_word() & 1 ? 1 : -1) * static_cast<int64_t>(random_word() % 1000000 + 1);
+  for (const int64_t period : {int64_t{8}, count}) {
+    int error = vflow_cpu_coder_scale(&coder, x.data(), factor.data(), shift.data(), offset.data(), y.data(),
+                                      count, period, 1);
+    report(period == count ? "scale of each" : "scales of channels", error, digest(y));
+    error = vflow_cpu_coder_scale_inverse(&coder, y.data(), factor.data(), shift.data(), offset.data(),
+                                          back.data(), count, period, 2);
+    report("back", error, back == x);
+  }
+  std::vector<uint32_t> starts(1, 0);  // of 529 symbols, that in the middle the likeliest
+  for (uint32_t i = 1; i < 529; ++i)
+    starts.push_back(starts.back() + (i == 265 ? (1 << 20) - 528 * 1000 : 1000));
+  starts.push_back(1 << 20);
+  const auto normal = wholes(count, 36);
+  int error = vflow_cpu_coder_push_normal(&coder, normal.data(), count, 32, starts.data(), 2);
+  report("normal", error, digest(counts, digest(states)));
+  error = vflow_cpu_coder_pop_normal(&coder, back.data(), count, 32, starts.data(), 1);
+  report("back", error, back == normal);
+  error = vflow_cpu_coder_pop_normal(&coder, y.data(), count, 32, starts.data(), 1);
+  report("normal from bits", error, digest(y));
+}
+
 int main() {
   networks();
   maps();
   coder();
+  glow();
+  normals_and_scales();
 }

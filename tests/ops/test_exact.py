@@ -11,11 +11,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import vflow
 from vflow import ops
+from vflow.flows import COUPLINGS
+from vflow.flows.couplings import Coupling
+from vflow.models.builders.glow import GlowSpec
 from vflow.nets import Conv3x3, GatedAttention, Pointwise, Trunk
 from vflow.nets.gated import apply_gate
 from vflow.ops import exact, native
-from vflow.ops.coder import CELL_BITS, GRID, GRID_BITS
+from vflow.ops.coder import CELL_BITS, GRID, GRID_BITS, Coder
 
 
 def net(context: bool = True) -> Trunk:
@@ -146,19 +150,54 @@ def numbers_of_every_function() -> str:
     return digest.hexdigest()
 
 
+def numbers_of_couplings() -> str:
+    """A digest of what every kind of coupling, with Glow's network, codes numbers of integers to."""
+    x = torch.arange(4 * 4 * 4 * 12, dtype=torch.int64)
+    x = (((x * x * 7919 + x * 104729) % 8191 - 4095) << 21).view(4, 4, 4, 12)
+    digest = hashlib.sha256()
+    for kind in sorted(COUPLINGS.names):
+        spec = COUPLINGS[kind].tiny()
+        flow = GlowSpec(scales=(1,), width=24, coupling=spec).build((8, 8, 3), 0).eval()
+        for tensor in flow.state_dict().values():
+            if tensor.is_floating_point():
+                n = torch.arange(tensor.numel())
+                numbers = ((n * n * 31 + n * 17) % 127 - 63).to(tensor.dtype) / 512
+                tensor.copy_(numbers.view(tensor.shape))
+        coupling = next(f for f in flow.modules() if isinstance(f, Coupling))
+        coder = Coder(lend=True)
+        with torch.no_grad(), ops.use_backend("exact"):
+            halves = x[..., :6].contiguous(), x[..., 6:].contiguous()
+            y = coupling.code(halves, coder)
+            digest.update(y[1].numpy().tobytes())
+            digest.update(str([(lane.state, lane.words.tolist()) for lane in coder.lanes]).encode())
+            assert torch.equal(coupling.code_inverse(y, coder)[1], halves[1])
+    return digest.hexdigest()
+
+
 RECORDED = "57fcd9e92dabaf33d44811397be4b6c0594c8fae8651df4dd75c9680d495c113"
+RECORDED_COUPLINGS = "307f827e99423dcec455249fb05cf4eb7cd4956b33b5b9ba2ff54a8f05ae96d9"
 
 
-@pytest.mark.parametrize("target", ["generic", "x86-64-v2", "x86-64-v3", "x86-64-v4"])
-def test_the_recorded_bits_on_every_instruction_set(target):
+@pytest.mark.parametrize(
+    ("target", "of_torch"),
+    [
+        ("generic", "default"),
+        ("x86-64-v2", "default"),
+        ("x86-64-v3", "avx2"),
+        ("x86-64-v4", "avx512"),
+    ],
+)
+def test_the_recorded_bits_on_every_instruction_set(target, of_torch):
     code = (
-        "import torch; torch.set_num_threads(2); import tests.ops.test_exact as t; "
-        "from vflow.ops import native; print(native.cpu_target(), t.numbers_of_every_function())"
+        "import vflow, torch; torch.set_num_threads(2); import tests.ops.test_exact as t; "
+        "from vflow.ops import native; "
+        "print(native.cpu_target(), t.numbers_of_every_function(), t.numbers_of_couplings())"
     )
-    environment = {**os.environ, native.TARGET_VARIABLE: target, "PYTHONPATH": os.getcwd()}
+    variables = {native.TARGET_VARIABLE: target, "ATEN_CPU_CAPABILITY": of_torch}
+    environment = {**os.environ, **variables, "PYTHONPATH": os.getcwd()}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
     if f"{native.TARGET_VARIABLE} must be an instruction set of this processor" in done.stderr:
         pytest.skip(f"this processor or build has no {target}")
-    assert done.stdout.split() == [target, RECORDED], done.stderr
+    assert done.stdout.split() == [target, RECORDED, RECORDED_COUPLINGS], done.stderr
