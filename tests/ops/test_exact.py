@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-import vflow
 from vflow import ops
 from vflow.flows import COUPLINGS
 from vflow.flows.couplings import Coupling
@@ -151,7 +150,7 @@ def numbers_of_every_function() -> str:
 
 
 def numbers_of_couplings() -> str:
-    """A digest of what every kind of coupling, with Glow's network, codes numbers of integers to."""
+    """A digest of what every kind of coupling, with Glow's network, codes."""
     x = torch.arange(4 * 4 * 4 * 12, dtype=torch.int64)
     x = (((x * x * 7919 + x * 104729) % 8191 - 4095) << 21).view(4, 4, 4, 12)
     digest = hashlib.sha256()
