@@ -286,7 +286,8 @@ enum vflow_function { VFLOW_EXP = 0, VFLOW_LOG = 1, VFLOW_TANH = 2, VFLOW_SIGMOI
 VFLOW_API int vflow_cpu_exact_function(int function, const double* x, double* y, int64_t count, int threads);
 
 // rows [count, channels] times a triangular matrix [channels, channels] of ones on its diagonal, each of the
-// sums rounded to whole numbers; in place.
+// sums rounded to whole numbers; in place. A result beyond 2^50 is an error, after which the rows are as they
+// may be.
 VFLOW_API int vflow_cpu_exact_lift(int64_t* rows, const double* matrix, int64_t count, int64_t channels,
                                    int upper, int inverse, int threads);
 

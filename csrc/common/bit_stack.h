@@ -31,6 +31,7 @@ struct BitStack {
   bool may_lend;   // whether that is allowed
   bool underflow;  // whether it happened where it is not
   bool overflow;   // whether there was no room for a word
+  bool beyond;     // whether a number came off it that cannot have been put there
 
   inline void put(uint32_t word) {
     if (__builtin_expect(count < capacity, 1))

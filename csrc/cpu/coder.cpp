@@ -53,6 +53,7 @@ static int for_lanes(const vflow_coder* coder, int64_t count, int threads, const
                    coder->lent ? coder->lent[lane] : 0,
                    coder->lent != nullptr,
                    false,
+                   false,
                    false};
       begin[g] = first(lane);
       size[g] = first(lane + 1) - begin[g];
@@ -75,6 +76,7 @@ static int for_lanes(const vflow_coder* coder, int64_t count, int threads, const
       if (coder->lent) coder->lent[lane] = stacks[g].lent;
       if (stacks[g].underflow) errors[lane] = VFLOW_ERROR_CODER_EMPTY;
       if (stacks[g].overflow) errors[lane] = VFLOW_ERROR_CODER_FULL;
+      if (stacks[g].beyond) errors[lane] = VFLOW_ERROR_CODER_RANGE;
     }
   });
   for (int64_t lane = 0; lane < lanes && !error; ++lane) error = errors[lane];
@@ -102,6 +104,8 @@ struct NormalBins {
     if (x < 0) return static_cast<int>((x - at(-kFar)) >> (grid - kCoarse));
     return kTail + kCore + static_cast<int>((x - at(kNear)) >> (grid - kCoarse));
   }
+  // As many as reach the ends of 64 bits, and no further.
+  int stretches() const { return 66 - grid; }
   bool is_core(int symbol) const { return symbol >= kTail && symbol < kTail + kCore; }
   int width_bits(int symbol) const { return grid - (is_core(symbol) ? kFine : kCoarse); }
   int64_t lower(int symbol) const {
@@ -114,8 +118,8 @@ struct NormalBins {
 // What is beyond the bins: its sign, then in which of the stretches of 1, 2, 4, ... coarse bins it lies, each
 // a sixteenth as likely as the one before, then its place there. So every number has a code, and what is
 // popped by chance is hardly ever far from the bins.
-constexpr int kStretches = 34;
 constexpr uint64_t kFurther = 15;  // of the numbers below 16: on to the next stretch
+constexpr uint64_t kMostNormal = (uint64_t{1} << 62) - 1;
 
 static void push_far(BitStack& stack, const NormalBins& bins, int64_t number) {
   const uint64_t end = static_cast<uint64_t>(bins.at(NormalBins::kFar));
@@ -128,7 +132,7 @@ static void push_far(BitStack& stack, const NormalBins& bins, int64_t number) {
   stack.push_bits(low, place & ((uint64_t{1} << low) - 1));
   if (bits > low) stack.push_bits(bits - low, place >> low);
   // Which of the other fifteen it is says nothing: that is taken from the stack, and given back.
-  if (stretch < kStretches - 1) stack.push(16, stack.pop(kFurther));
+  if (stretch < bins.stretches() - 1) stack.push(16, stack.pop(kFurther));
   for (int i = 0; i < stretch; ++i) stack.push(16, kFurther);
   stack.push_bits(1, negative);
 }
@@ -136,7 +140,7 @@ static void push_far(BitStack& stack, const NormalBins& bins, int64_t number) {
 static int64_t pop_far(BitStack& stack, const NormalBins& bins) {
   const bool negative = stack.pop_bits(1) != 0;
   int stretch = 0;
-  for (; stretch < kStretches - 1; ++stretch) {
+  for (; stretch < bins.stretches() - 1; ++stretch) {
     const uint64_t digit = stack.pop(16);
     if (digit == kFurther) continue;
     stack.push(kFurther, digit);
@@ -146,9 +150,11 @@ static int64_t pop_far(BitStack& stack, const NormalBins& bins) {
   const int low = bits < kWordBits ? bits : kWordBits;
   uint64_t place = bits > low ? stack.pop_bits(bits - low) << low : 0;
   place |= stack.pop_bits(low);
-  const uint64_t number =
-      place + (((uint64_t{1} << stretch) - 1) << coarse) + static_cast<uint64_t>(bins.at(NormalBins::kFar));
-  return static_cast<int64_t>(negative ? ~number : number);
+  const uint64_t start =
+      (((uint64_t{1} << stretch) - 1) << coarse) + static_cast<uint64_t>(bins.at(NormalBins::kFar));
+  stack.beyond |= start > kMostNormal || place > kMostNormal - start;
+  const int64_t number = static_cast<int64_t>((start + place) & kMostNormal);
+  return negative ? ~number : number;
 }
 
 static int check_starts(const uint32_t* starts) {
@@ -187,6 +193,8 @@ int vflow_cpu_coder_push_normal(const vflow_coder* coder, const int64_t* numbers
   if (grid < 32 || grid > 34) return VFLOW_ERROR_CODER;
   if (count > 0 && !numbers) return VFLOW_ERROR_NULL_POINTER;
   if (const int error = check_starts(starts)) return error;
+  const int64_t most = static_cast<int64_t>(kMostNormal);
+  if (any_outside(numbers, count, -most - 1, most)) return VFLOW_ERROR_CODER_RANGE;
   const NormalBins bins{grid};
   return for_lanes<true>(coder, count, threads, [=](BitStack& stack, int64_t i) {
     const int64_t number = numbers[i];
@@ -306,6 +314,14 @@ int vflow_cpu_coder_scale(const vflow_coder* coder, const int64_t* x, const int6
   if (const int error = check_scale(x, factor, shift, offset, count, period)) return error;
   if (count > 0 && !y) return VFLOW_ERROR_NULL_POINTER;
   if (any_outside(x, count, -kMostScaled, kMostScaled)) return VFLOW_ERROR_CODER_RANGE;
+  // What becomes too large to be undone.
+  bool outside = false;
+  for (const int64_t* row = x; row < x + count; row += period)
+    for (int64_t j = 0; j < period; ++j) {
+      const int64_t size = factor[j] < 0 ? -factor[j] : factor[j], far = row[j] < 0 ? -row[j] : row[j];
+      outside |= far * size >> shift[j] > 2 * kMostShifted;
+    }
+  if (outside) return VFLOW_ERROR_CODER_RANGE;
   const Modulus modulus(period, count);
   return for_lanes<false>(coder, count, threads, [=](BitStack& stack, int64_t i) {
     const int64_t j = modulus.of(i), f = factor[j], size = f < 0 ? -f : f;

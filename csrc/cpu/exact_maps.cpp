@@ -1,5 +1,8 @@
 // Exact elementwise functions of doubles, and exact triangular maps of whole numbers: checks and threads.
 #include "exact_maps_kernel.h"
+
+#include <atomic>
+
 #include "parallel.h"
 
 namespace vflow {
@@ -44,11 +47,14 @@ int vflow_cpu_exact_lift(int64_t* rows, const double* matrix, int64_t count, int
   threads = threads_for(blocks, threads);
   const Scratch scratch = allocate(bytes, threads);
   if (!scratch) return VFLOW_ERROR_OUT_OF_MEMORY;
+  std::atomic<bool> beyond{false};
   const auto lift = VFLOW_BEST_KERNELS(exact_maps_kernels).lift;
   parallel_for(blocks, threads, [&](int64_t i, int thread) {
     const int64_t first = i * kLiftRows;
-    lift(rows + first * channels, matrix, count - first < kLiftRows ? count - first : kLiftRows, channels,
-         upper, inverse, reinterpret_cast<double*>(scratch.get() + thread * aligned(bytes)));
+    const bool inside =
+        lift(rows + first * channels, matrix, count - first < kLiftRows ? count - first : kLiftRows, channels,
+             upper, inverse, reinterpret_cast<double*>(scratch.get() + thread * aligned(bytes)));
+    if (!inside) beyond.store(true, std::memory_order_relaxed);
   });
-  return VFLOW_OK;
+  return beyond.load() ? VFLOW_ERROR_CODER_RANGE : VFLOW_OK;
 }

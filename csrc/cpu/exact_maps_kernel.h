@@ -14,7 +14,7 @@ struct ExactMapsKernels {
   void (*apply)(int function, const double* x, double* y, int64_t count);
   // Adds to (or, of the inverse, takes from) each of a row's numbers what a triangular matrix makes of those
   // before or after it; `room` is for channels * kLiftRows doubles.
-  void (*lift)(int64_t* rows, const double* matrix, int64_t count, int64_t channels, bool upper, bool inverse,
+  bool (*lift)(int64_t* rows, const double* matrix, int64_t count, int64_t channels, bool upper, bool inverse,
                double* room);
 };
 

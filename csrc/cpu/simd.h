@@ -87,6 +87,16 @@ struct Lanes<Int64Vector> {
 #endif
   }
 };
+#if defined(__clang__) && defined(__LP64__)
+// Clang compares doubles to a vector of the other type of 64 bits.
+typedef long long ComparedVector __attribute__((vector_size(VFLOW_VECTOR_BYTES)));
+template <>
+struct Lanes<ComparedVector> {
+  static VFLOW_INLINE bool any(ComparedVector condition) {
+    return Lanes<Int64Vector>::any(bits_as<Int64Vector>(condition));
+  }
+};
+#endif
 template <>
 struct Lanes<Int32Vector> {
   static VFLOW_INLINE bool any(Int32Vector condition) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from vflow.ops import coder as coder_module
+from vflow.ops import exact
 from vflow.ops.coder import GRID, LANES, LEAST_STATE, START_STATE, Affine, Coder, Lane
 from vflow.ops.lifting import LinearPlan
 from vflow.ops.normal_masses import normal_starts
@@ -124,7 +126,7 @@ def test_the_normal_code_is_as_short_as_its_entropy():
 
 def test_far_out_values_have_a_place():
     coder = filled()
-    x = torch.tensor([0, -1, 1 << 34, -(1 << 34), (6 << 32) - 1, 6 << 32, -(1 << 62), 2**63 - 1])
+    x = torch.tensor([0, -1, 1 << 34, -(1 << 34), (6 << 32) - 1, 6 << 32, -(1 << 62), (1 << 62) - 1])
     coder.push_normal(x)
     assert torch.equal(coder.pop_normal((len(x),)), x)
     assert same(coder, filled())
@@ -222,3 +224,44 @@ def test_growing_keeps_what_is_there():
     coder.push_bits(x, 32)
     assert torch.equal(coder.pop_bits((50_000,), 32), x)
     assert coder_module.LANES == 8  # of the format
+
+
+@pytest.mark.parametrize("matrix", [math.inf, math.nan, 1e9])
+def test_a_triangle_that_doubles_do_not_hold_is_refused(matrix):
+    x = torch.full((100, 3), 1 << 40)
+    triangle = torch.eye(3, dtype=torch.float64)
+    triangle[0, 2] = matrix
+    with pytest.raises(ValueError, match="a number is out of the coder's range"):
+        exact.lift(x, triangle, upper=True)
+
+
+def test_what_a_scale_makes_too_large_to_undo_is_refused():
+    """Encoding refuses it, not decoding."""
+    scale = Affine(torch.tensor([2.0**19]).double(), torch.zeros(1).double())
+    with pytest.raises(ValueError, match="a number is out of the coder's range"):
+        filled().affine(torch.tensor([1 << 41]), scale)
+    coder, x = filled(), torch.tensor([1 << 31])
+    assert torch.equal(coder.affine_inverse(coder.affine(x, scale), scale), x)
+
+
+@pytest.mark.parametrize("grid", [32, 33, 34])
+def test_the_farthest_normal_numbers(grid):
+    table = ctypes.c_void_p(normal_starts().ctypes.data)
+
+    def call(name: str, x: torch.Tensor, coder: Coder) -> None:
+        coder._call(name, 2 * x.numel(), exact.pointer(x), x.numel(), grid, table)
+
+    most = (1 << 62) - 1
+    x = torch.tensor([most, -most - 1, most - (1 << 34), 0, 1 << 61, -(1 << 61), 7 << grid] * 4)
+    coder, back = filled(), torch.empty_like(x)
+    call("push_normal", x, coder)
+    call("pop_normal", back, coder)
+    assert torch.equal(x, back)
+    assert same(coder, filled())
+    for beyond in (most + 1, -most - 2):
+        with pytest.raises(ValueError, match="a number is out of the coder's range"):
+            call("push_normal", torch.tensor([beyond]), filled())
+    # What nobody has pushed: on to the next stretch, and on.
+    ones = Lane((1 << 64) - 1, np.full(100, (1 << 32) - 1, np.uint32))
+    with pytest.raises(ValueError, match="a number is out of the coder's range"):
+        call("pop_normal", back, Coder([ones] * LANES, lend=False))
