@@ -125,7 +125,7 @@ def main(options: Options) -> None:
     for name in ARITHMETICS:
         figures |= measure(name, model, images, options)
     if options.json is not None:
-        about = {name: str(value) for name, value in vars(options).items()}
+        about = {name: value for name, value in vars(options).items() if name != "json"}
         write_json(options.json, {"machine": describe("cpu"), "options": about, "figures": figures})
 
 

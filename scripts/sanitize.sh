@@ -24,6 +24,10 @@ preload="$(c++ -print-file-name=libasan.so) $(c++ -print-file-name=libubsan.so)"
 ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD=$preload VFLOW_LIBRARY_FOLDER=$PWD/$build/lib \
   $python -m pytest $tests -k "not instruction_set and not other_processors and not math"
 
+# Damaged archives, whose bytes come to the coder; MUTATIONS of them, some seven a second.
+ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1 LD_PRELOAD=$preload \
+  VFLOW_LIBRARY_FOLDER=$PWD/$build/lib $python scripts/mutate_archives.py --count "${MUTATIONS:-500}"
+
 # The CUDA kernels in their emulator. What C++17 says of shifts, C++20 and every compiler here do not.
 VFLOW_EMULATOR_FLAGS="-fsanitize=address,undefined -fno-sanitize=shift -fwrapv -fno-sanitize-recover=all" \
   ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD=$preload $python -m pytest tests/kernels -k "cuda and not offsets and not compiled"
