@@ -102,8 +102,9 @@ VFLOW_INLINE Params<Vector<C>> load_columns_of(const S* params, int64_t componen
   return {static_cast<Vector<C>*>(columns), components};
 }
 
-// x with F(x) about sigmoid(log_odds): Newton's steps as in mixlogistic_inverse.h, inside the same bracket, until the
-// next one would be a small part of a cell. Where floats cannot tell, the bracket's middle has to do.
+// x with F(x) about sigmoid(log_odds): Newton's steps as in mixlogistic_inverse.h, inside the same bracket,
+// until the next one would be a small part of a cell. Where floats cannot tell, the bracket's middle has to
+// do.
 VFLOW_INLINE FloatVector rough_quantile(FloatVector log_odds, const Params<FloatVector>& params,
                                         FloatVector* weight, FloatVector* inv_scale) {
   using F = FloatVector;
