@@ -35,7 +35,8 @@ class Settings(ImageParts):
 
         Args:
             recompute: "none"; "block", the gated blocks, of which only the inputs are kept; or
-                "coupling", whole couplings and context networks, of which only the inputs are kept.
+                "coupling", whole couplings and context networks, of which only the inputs are kept,
+                and of the coupling that is computed again only those of its blocks.
                 False and True are "none" and "block".
 
         Raises:
@@ -53,4 +54,4 @@ class Settings(ImageParts):
         for part in whole:
             part.recompute = recompute == "coupling"
         for trunk in trunks:
-            trunk.recompute = recompute == "block"
+            trunk.recompute = recompute != "none"
