@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -21,7 +22,7 @@ ARITHMETICS = ("exact", "native")
 def model_digest(model: ImageFlow) -> str:
     """SHA-256 of a model's class, config and tensors, in hexadecimal."""
     digest = hashlib.sha256(type(model).__name__.encode())
-    digest.update(json.dumps(dataclasses.asdict(model.config), sort_keys=True).encode())
+    digest.update(json.dumps(_as_digested(model.config), sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         if name == "_initialized":
             continue
@@ -30,6 +31,24 @@ def model_digest(model: ImageFlow) -> str:
         data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(data.numpy().tobytes())
     return digest.hexdigest()
+
+
+def _as_digested(value: Any) -> Any:
+    """A config without the fields that came later, where they say what their absence did.
+
+    Archives keep their model's name, whatever fields configs get. `preprocess`, which is in all of
+    them, was there before this rule.
+    """
+    if isinstance(value, tuple):
+        return [_as_digested(item) for item in value]
+    if not dataclasses.is_dataclass(value):
+        return value
+    found = {}
+    for field in dataclasses.fields(value):
+        item, late = getattr(value, field.name), field.name != "preprocess"
+        if not (late and "before" in field.metadata and field.metadata["before"] == item):
+            found[field.name] = _as_digested(item)
+    return found
 
 
 @contextlib.contextmanager

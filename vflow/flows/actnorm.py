@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vflow.flows.base import Flow
 from vflow.flows.embedding import Places
 from vflow.ops import actnorm_conv1x1, actnorm_conv1x1_inverse
-from vflow.ops.coder import Coder
+from vflow.ops.coder import Affine, Coder
 from vflow.ops.lifting import LinearPlan
 
 VARIANCE_EPSILON = 1e-8
@@ -133,6 +133,17 @@ class ActNorm(Flow):
     def _logdet(self, x: Tensor) -> Tensor:
         times = x[0].numel() // self.weight.numel()
         return (times * self.weight.abs().log().sum()).expand(x.shape[0])
+
+    def code(self, x: Tensor, coder: Coder, context: Tensor | None = None) -> Tensor:
+        """x [B, H, W, C] -> y alike, int64: scales that are coded."""
+        return coder.affine(x, coder.plan(self, self._plan))
+
+    def code_inverse(self, y: Tensor, coder: Coder, context: Tensor | None = None) -> Tensor:
+        """y [B, H, W, C] -> x alike, int64."""
+        return coder.affine_inverse(y, coder.plan(self, self._plan))
+
+    def _plan(self) -> Affine:
+        return Affine(*(p.detach().double().contiguous() for p in (self.weight, self.bias)))
 
     @torch.no_grad()
     def embed(self, narrow: Any, places: Places) -> Places:

@@ -17,7 +17,10 @@ from vflow.io.kinds import FieldError, Kinds, to_tree
 from vflow.models.builders import DEQUANTIZERS, POSTERIORS
 
 FLOW, POSTERIOR, DEQUANTIZER = ("flow",), ("augment", "posterior"), ("dequantize",)
-EVERYWHERE = ("filters", "heads", "dropout", "weight_std", "hidden", "layers", "negative_slope")
+EVERYWHERE = (
+    *("filters", "heads", "dropout", "weight_std", "weight_norm", "final_elu"),
+    *("hidden", "layers", "negative_slope"),
+)
 """Fields whose flat name is that of p, q and r together; those of a coupling are too."""
 Tree = dict[str, Any]
 Path = tuple[Any, ...]
@@ -184,7 +187,7 @@ def _kind_tree(kinds: Kinds, value: Any, tree: Tree, before: Tree | None = None)
     if before is not None and before["kind"] == value:
         return before
     made: Tree = to_tree(kinds[value]())
-    for key in (*EVERYWHERE, "attention", "coupling"):
+    for key in (*EVERYWHERE, "attention", "conv1x1", "coupling"):
         if key in made and key in tree["flow"]:
             made[key] = to_tree_copy(tree["flow"][key])
     return made
@@ -260,6 +263,7 @@ KNOWN = (
     "components",
     "squash",
     "attention",
+    "conv1x1",
     "coupling",
     "scales",
     "affine_blocks",
@@ -267,6 +271,7 @@ KNOWN = (
     "posterior_attention",
     "posterior_context",
     "dequantizer_blocks",
+    "dequantizer_steps",
     "steps",
     "coefficient",
 )

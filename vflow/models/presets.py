@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from vflow.models.builders import GlowSpec, ResidualSpec, UniformDequantizerSpec
 from vflow.models.classes import make_model
 from vflow.models.config import FlowPlusPlusConfig, VFlowConfig
+from vflow.models.imagenet import imagenet32, imagenet64
 from vflow.models.overrides import flat_names
 from vflow.models.tree import ModelConfig, as_model_config
 
@@ -184,6 +185,33 @@ def flowpp_photos() -> FlowPlusPlusConfig:
         dropout=0.0,
         dequantizer_blocks=1,
     )
+
+
+# Flow++ and VFlow for downsampled ImageNet, as the authors' code has them
+
+
+@_preset("flowpp-imagenet32")
+def flowpp_imagenet32() -> ModelConfig:
+    """Flow++ with weight normalisation, 169 million parameters, for ImageNet at 32x32."""
+    return imagenet32(0)
+
+
+@_preset("flowpp-imagenet64")
+def flowpp_imagenet64() -> ModelConfig:
+    """Flow++, 73 million parameters, for ImageNet at 64x64."""
+    return imagenet64(0)
+
+
+@_preset("vflow-imagenet32")
+def vflow_imagenet32() -> ModelConfig:
+    """VFlow with weight normalisation, 3 extra channels, for ImageNet at 32x32."""
+    return imagenet32(3)
+
+
+@_preset("vflow-imagenet64")
+def vflow_imagenet64() -> ModelConfig:
+    """VFlow with 3 extra channels, for ImageNet at 64x64."""
+    return imagenet64(3)
 
 
 # Other base flows

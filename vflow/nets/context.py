@@ -5,15 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vflow.nets.gated import GatedConv
+from vflow.nets.gated import GatedBlock, GatedConv
 from vflow.nets.layers import Conv3x3
-from vflow.nets.recompute import computed_again, may_recompute
+from vflow.nets.trunk import POSITION_STD
 from vflow.ops import concat_elu
 from vflow.ops.reference.precision import autocast
 
 CONTEXT_FILTERS = 32
 CONTEXT_CHANNELS = 2 * CONTEXT_FILTERS  # concat_elu doubles them
 CONTEXT_BLOCKS = 3
+CONTEXT_HEADS = 4
+CONTEXT_LAYERS = ("conv", "conv-norm", "conv-norm-attention")
 
 
 class ContextNetwork(nn.Module):
@@ -21,28 +23,50 @@ class ContextNetwork(nn.Module):
 
     The image's checkerboard halves lie side by side in the channels, so that the features have
     the size of a half. They come after concat_elu: each convolution that takes them starts with it,
-    and once is enough. With `recompute` only the image is kept for the backward pass.
+    and once is enough.
+
+    Args:
+        in_channels: Channels C.
+        size: Height and width of the image.
+        blocks: How many.
+        layers: What each block is: "conv" a gated convolution, "conv-norm" one with LayerNorm,
+            "conv-norm-attention" that with gated attention and LayerNorm.
+        weight_norm: Whether all its maps have weight normalisation.
     """
 
-    def __init__(self, in_channels: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        size: tuple[int, int],
+        *,
+        blocks: int = CONTEXT_BLOCKS,
+        layers: str = "conv",
+        weight_norm: bool = False,
+    ) -> None:
         super().__init__()
         self.compute_dtype: torch.dtype | None = None
-        self.recompute = False
-        self.conv_in = Conv3x3(2 * in_channels, CONTEXT_FILTERS)
-        self.blocks = nn.ModuleList(
-            GatedConv(CONTEXT_FILTERS, second_kernel=3) for _ in range(CONTEXT_BLOCKS)
-        )
+        self.conv_in = Conv3x3(2 * in_channels, CONTEXT_FILTERS, weight_norm=weight_norm)
+        heads = CONTEXT_HEADS if layers == "conv-norm-attention" else None
+        self.position: nn.Parameter | None = None
+        if heads:
+            position = torch.randn(size[0], size[1] // 2, CONTEXT_FILTERS)
+            self.position = nn.Parameter(position * POSITION_STD)
+
+        def block() -> nn.Module:
+            if layers == "conv":
+                return GatedConv(CONTEXT_FILTERS, second_kernel=3, weight_norm=weight_norm)
+            return GatedBlock(CONTEXT_FILTERS, heads, second_kernel=3, weight_norm=weight_norm)
+
+        self.blocks = nn.ModuleList(block() for _ in range(blocks))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, H, W, C] -> features [B, H, W/2, 64]."""
-        if self.recompute and may_recompute(self):
-            return computed_again(self._features, x, draws=False)
-        return self._features(x)
-
-    def _features(self, x: Tensor) -> Tensor:
         dtype = self.compute_dtype
         with autocast(x.device.type, dtype):
             hidden = self.conv_in(torch.cat([x[:, :, 0::2], x[:, :, 1::2]], dim=-1))
             for block in self.blocks:
-                hidden = block(hidden)
+                if isinstance(block, GatedBlock):
+                    hidden = block(hidden, self.position, None)
+                else:
+                    hidden = block(hidden)
             return concat_elu(hidden).to(x.dtype)

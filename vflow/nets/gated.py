@@ -27,6 +27,7 @@ class GatedConv(nn.Module):
         context_channels: Channels of the context, as `ContextNetwork` gives it; None without one.
         second_kernel: 1 or 3, the width of the convolution that makes the gate.
         dropout: Probability of dropout before that convolution.
+        weight_norm: Of all three maps.
     """
 
     def __init__(
@@ -35,12 +36,15 @@ class GatedConv(nn.Module):
         context_channels: int | None = None,
         second_kernel: int = 1,
         dropout: float = 0.0,
+        weight_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.conv1 = Conv3x3(2 * filters, filters)
-        self.project = Pointwise(context_channels, filters) if context_channels else None
+        self.conv1 = Conv3x3(2 * filters, filters, weight_norm=weight_norm)
+        self.project = None
+        if context_channels:
+            self.project = Pointwise(context_channels, filters, weight_norm=weight_norm)
         second = {1: Pointwise, 3: Conv3x3}[second_kernel]
-        self.conv2 = second(2 * filters, 2 * filters, init_scale=GATE_INIT_SCALE)
+        self.conv2 = second(2 * filters, 2 * filters, GATE_INIT_SCALE, weight_norm)
         self.dropout = dropout
 
     def gate(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -62,13 +66,16 @@ class GatedAttention(nn.Module):
         filters: Channels F of the input and output, a multiple of `heads`.
         heads: Number of heads.
         dropout: Probability of dropout on the heads' output (not on the attention weights).
+        weight_norm: Of both maps.
     """
 
-    def __init__(self, filters: int, heads: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, filters: int, heads: int, dropout: float = 0.0, weight_norm: bool = False
+    ) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = Pointwise(filters, 3 * filters)
-        self.out = Pointwise(filters, 2 * filters, init_scale=GATE_INIT_SCALE)
+        self.qkv = Pointwise(filters, 3 * filters, weight_norm=weight_norm)
+        self.out = Pointwise(filters, 2 * filters, GATE_INIT_SCALE, weight_norm)
         self.dropout = dropout
 
     def gate(self, x: Tensor, position: Tensor) -> Tensor:
@@ -88,12 +95,18 @@ class GatedBlock(nn.Module):
     """Gated convolution, LayerNorm and, unless `heads` is None, gated attention, LayerNorm."""
 
     def __init__(
-        self, filters: int, heads: int | None, context_channels: int | None, dropout: float
+        self,
+        filters: int,
+        heads: int | None,
+        context_channels: int | None = None,
+        dropout: float = 0.0,
+        second_kernel: int = 1,
+        weight_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.conv = GatedConv(filters, context_channels, dropout=dropout)
+        self.conv = GatedConv(filters, context_channels, second_kernel, dropout, weight_norm)
         self.norm1 = nn.LayerNorm(filters)
-        self.attention = GatedAttention(filters, heads, dropout) if heads else None
+        self.attention = GatedAttention(filters, heads, dropout, weight_norm) if heads else None
         self.norm2 = nn.LayerNorm(filters) if heads else None
 
     def forward(self, x: Tensor, position: Tensor | None, context: Tensor | None) -> Tensor:

@@ -10,6 +10,7 @@ from vflow.ops import backend, exact
 
 INITIAL_STD = 0.05
 VARIANCE_EPSILON = 1e-8
+LEAST_NORM = 1e-10
 
 
 class DataInitialized(nn.Module):
@@ -21,12 +22,17 @@ class DataInitialized(nn.Module):
     Args:
         weight_shape: Shape of the weight, [out, ...].
         init_scale: Standard deviation of every output channel after initialisation.
+        weight_norm: Whether each output's weights are a direction, `weight`, and a length, `gain`,
+            which training finds apart (Salimans & Kingma, 2016).
     """
 
-    def __init__(self, weight_shape: tuple[int, ...], init_scale: float) -> None:
+    def __init__(
+        self, weight_shape: tuple[int, ...], init_scale: float, weight_norm: bool = False
+    ) -> None:
         super().__init__()
         self.init_scale = init_scale
         self.weight = nn.Parameter(torch.randn(weight_shape) * INITIAL_STD)
+        self.gain = nn.Parameter(torch.ones(weight_shape[0])) if weight_norm else None
         self.bias = nn.Parameter(torch.zeros(weight_shape[0]))
 
     @torch.no_grad()
@@ -38,7 +44,20 @@ class DataInitialized(nn.Module):
         # A channel that is the same everywhere has nothing to be scaled by.
         scale = self.init_scale * torch.where(variance > VARIANCE_EPSILON, inverse, 1)
         self.bias.sub_(mean).mul_(scale)
-        self.weight.mul_(scale.view(-1, *(1,) * (self.weight.ndim - 1)))
+        if self.gain is None:
+            self.weight.mul_(_per_output(scale, self.weight))
+        else:
+            self.gain.mul_(scale)
+
+    def acting_weight(self) -> Tensor:
+        """What multiplies the input, [out, ...]."""
+        if self.gain is None:
+            return self.weight
+        if backend.is_exact():
+            norm = exact.norms(self.weight)
+        else:
+            norm = torch.linalg.vector_norm(self.weight, dim=tuple(range(1, self.weight.ndim)))
+        return self.weight * _per_output(self.gain / norm.clamp_min(LEAST_NORM), self.weight)
 
     def as_made(self) -> Tensor:
         """Whether the bias is still the constructor's, as a bool []."""
@@ -52,26 +71,45 @@ class Conv3x3(DataInitialized):
     contiguous, it can be flattened by `view`, as users of `parameters()` do.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, init_scale: float = 1.0) -> None:
-        super().__init__((out_channels, in_channels, 3, 3), init_scale)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        init_scale: float = 1.0,
+        weight_norm: bool = False,
+    ) -> None:
+        super().__init__((out_channels, in_channels, 3, 3), init_scale, weight_norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the convolution."""
+        weight = self.acting_weight()
         if backend.is_exact():
-            return exact.convolution(x, self.weight, self.bias)
+            return exact.convolution(x, weight, self.bias)
         # A permuted NHWC tensor is what PyTorch calls channels_last: nothing is copied.
         x_nchw = x.permute(0, 3, 1, 2)
-        return F.conv2d(x_nchw, self.weight, self.bias, padding=1).permute(0, 2, 3, 1)
+        return F.conv2d(x_nchw, weight, self.bias, padding=1).permute(0, 2, 3, 1)
 
 
 class Pointwise(DataInitialized):
     """1x1 convolution, that is a linear map of the channels: [..., in] -> [..., out]."""
 
-    def __init__(self, in_channels: int, out_channels: int, init_scale: float = 1.0) -> None:
-        super().__init__((out_channels, in_channels), init_scale)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        init_scale: float = 1.0,
+        weight_norm: bool = False,
+    ) -> None:
+        super().__init__((out_channels, in_channels), init_scale, weight_norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the map."""
+        weight = self.acting_weight()
         if backend.is_exact():
-            return exact.convolution(x, self.weight, self.bias)
-        return F.linear(x, self.weight, self.bias)
+            return exact.convolution(x, weight, self.bias)
+        return F.linear(x, weight, self.bias)
+
+
+def _per_output(factors: Tensor, weight: Tensor) -> Tensor:
+    """Factors [out] as they multiply a weight [out, ...]."""
+    return factors.view(-1, *(1,) * (weight.ndim - 1))

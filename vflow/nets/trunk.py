@@ -11,6 +11,7 @@ from vflow.nets.embedding import copy_parameters, embed_inputs, embed_outputs
 from vflow.nets.gated import GatedBlock
 from vflow.nets.layers import Conv3x3
 from vflow.nets.recompute import computed_again, may_recompute
+from vflow.ops import concat_elu
 from vflow.ops.reference.precision import autocast
 
 OUTPUT_INIT_SCALE = 0.1
@@ -33,6 +34,8 @@ class Trunk(nn.Module):
         size: Height and width of the half; the position embedding of the attention needs it.
         context_channels: Channels of the context, None without one.
         dropout: Dropout probability within the blocks.
+        weight_norm: Whether all its maps have weight normalisation.
+        final_elu: Whether concat_elu comes before the last convolution, as in ImageNet's Flow++.
     """
 
     def __init__(
@@ -46,17 +49,23 @@ class Trunk(nn.Module):
         size: tuple[int, int],
         context_channels: int | None = None,
         dropout: float = 0.0,
+        weight_norm: bool = False,
+        final_elu: bool = False,
     ) -> None:
         super().__init__()
         self.compute_dtype: torch.dtype | None = None
         self.recompute = False
         self.dropout = dropout
         self.position = nn.Parameter(torch.randn(*size, filters) * POSITION_STD) if heads else None
-        self.conv_in = Conv3x3(in_channels, filters)
+        self.final_elu = final_elu
+        self.conv_in = Conv3x3(in_channels, filters, weight_norm=weight_norm)
         self.blocks = nn.ModuleList(
-            GatedBlock(filters, heads, context_channels, dropout) for _ in range(blocks)
+            GatedBlock(filters, heads, context_channels, dropout, weight_norm=weight_norm)
+            for _ in range(blocks)
         )
-        self.conv_out = Conv3x3(filters, out_channels, init_scale=OUTPUT_INIT_SCALE)
+        self.conv_out = Conv3x3(
+            2 * filters if final_elu else filters, out_channels, OUTPUT_INIT_SCALE, weight_norm
+        )
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """x [B, H, W, in], context [B, H, W, Fc] -> [B, H, W, out]."""
@@ -70,11 +79,20 @@ class Trunk(nn.Module):
                     hidden = computed_again(block, *given, draws=self.dropout > 0)
                 else:
                     hidden = block(*given)
+            if self.final_elu:
+                hidden = concat_elu(hidden)
             return self.conv_out(hidden).to(x.dtype)
 
     def embed(self, narrow: Trunk, inputs: Any, outputs: Any, resting: Tensor) -> None:
         """Give what `narrow` gives, blind to the extra inputs (`vflow.nets.embedding`)."""
         copy_parameters(self, narrow, without=("conv_in.weight", "conv_out"))
         embed_inputs(self.conv_in.weight, narrow.conv_in.weight, inputs)
-        embed_outputs(self.conv_out.weight, narrow.conv_out.weight, outputs, None)
+        if self.conv_out.gain is None:
+            embed_outputs(self.conv_out.weight, narrow.conv_out.weight, outputs, None)
+        else:  # what is to give nothing has no length, and keeps a direction to learn in
+            with torch.no_grad():
+                rows = self.conv_out.weight.unflatten(0, (outputs.total, -1))
+                theirs = narrow.conv_out.weight.unflatten(0, (len(outputs.channels), -1))
+                rows[list(outputs.channels)] = theirs
+            embed_outputs(self.conv_out.gain, narrow.conv_out.gain, outputs, torch.zeros(1))
         embed_outputs(self.conv_out.bias, narrow.conv_out.bias, outputs, resting)

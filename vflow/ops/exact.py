@@ -141,6 +141,13 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return y
 
 
+def norms(weight: Tensor) -> Tensor:
+    """Euclidean norms [out] of what each output of a float32 weight [out, ...] has."""
+    squares = weight.detach().square().flatten(1)
+    ones, zero = squares.new_ones(1, squares.shape[1]), squares.new_zeros(1)
+    return convolution(squares, ones, zero).sqrt().flatten()  # roots round correctly everywhere
+
+
 def concat_elu(x: Tensor) -> Tensor:
     """See `vflow.ops.concat_elu`."""
     x, channels = x.contiguous(), x.shape[-1]

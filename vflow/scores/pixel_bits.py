@@ -22,6 +22,7 @@ from vflow.densities.base import Density
 from vflow.densities.bases import LOG_2PI, Uniform
 from vflow.densities.conditional import ConditionalDensity
 from vflow.flows import (
+    ActNorm,
     ActNormConv1x1,
     Centre,
     ChannelSplit,
@@ -174,6 +175,12 @@ def _(flow: ActNormConv1x1, x: Tensor, places: Tensor, context: Tensor | None, a
     # and of four after it; they share its log-determinant evenly.
     shared = torch.linalg.slogdet(flow.weight).logabsdet / x.shape[-1]
     add((flow.scale.abs().log() + shared).expand(x.shape), places)
+    return flow(x, context)[0], places
+
+
+@_follow.register
+def _(flow: ActNorm, x: Tensor, places: Tensor, context: Tensor | None, add: Add) -> Any:
+    add(flow.weight.abs().log().expand(x.shape), places)
     return flow(x, context)[0], places
 
 

@@ -25,9 +25,7 @@ from vflow.models.builders.base import DEQUANTIZERS, POSTERIORS
 from vflow.models.builders.flowpp import check_trunk_fields, require_dropout, steps_of
 from vflow.models.builders.steps import split_steps
 from vflow.nets import ContextNetwork, Trunk, ZeroConv3x3
-from vflow.nets.context import CONTEXT_CHANNELS
-
-CONDITIONAL_STEPS = 4
+from vflow.nets.context import CONTEXT_BLOCKS, CONTEXT_CHANNELS, CONTEXT_LAYERS
 
 
 def centred(pixels: Tensor) -> Tensor:
@@ -37,7 +35,7 @@ def centred(pixels: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class _ConditionalFlowSpec:
-    """Four checkerboard steps and a sigmoid, from noise to (0, 1) (Ho et al., 2019)."""
+    """Checkerboard steps and a sigmoid, from noise to (0, 1) (Ho et al., 2019)."""
 
     filters: int = 96
     """Width F of the couplings' networks, a multiple of `heads`."""
@@ -53,6 +51,18 @@ class _ConditionalFlowSpec:
     """The coupling."""
     weight_std: float = 0.001
     """The 1x1 convolutions start at I + weight_std * N(0, 1)."""
+    conv1x1: bool = field(default=True, metadata={"before": True})
+    """Whether each step has a 1x1 convolution of each half."""
+    weight_norm: bool = field(default=False, metadata={"before": False})
+    """Whether the networks have weight normalisation (Salimans & Kingma, 2016)."""
+    final_elu: bool = field(default=False, metadata={"before": False})
+    """Whether concat_elu comes before the last convolution of a coupling's network."""
+    steps: int = field(default=4, metadata={"before": 4})
+    """Couplings in all."""
+    context_blocks: int = field(default=CONTEXT_BLOCKS, metadata={"before": CONTEXT_BLOCKS})
+    """Blocks of the network that reads x."""
+    context_layers: str = field(default="conv", metadata={"before": "conv"})
+    """What a block of it is: "conv", "conv-norm" or "conv-norm-attention"."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -62,6 +72,9 @@ class _ConditionalFlowSpec:
         """
         take_plain_numbers(self)
         check_trunk_fields(self)
+        require_int("steps", self.steps, 1)
+        require_int("context_blocks", self.context_blocks, 1)
+        require_choice("context_layers", self.context_layers, CONTEXT_LAYERS)
 
     @classmethod
     def tiny(cls) -> Any:
@@ -71,7 +84,17 @@ class _ConditionalFlowSpec:
     def flow(self, shape: Shape) -> Flow:
         """From noise to a value of shape [H, W, C] in (0, 1)."""
         steps = steps_of(self, CONTEXT_CHANNELS)
-        return Compose([*split_steps("checkerboard", CONDITIONAL_STEPS, shape, steps), Sigmoid()])
+        return Compose([*split_steps("checkerboard", self.steps, shape, steps), Sigmoid()])
+
+    def context_network(self, height: int, width: int, channels: int) -> ContextNetwork:
+        """What reads images of that shape."""
+        return ContextNetwork(
+            channels,
+            (height, width),
+            blocks=self.context_blocks,
+            layers=self.context_layers,
+            weight_norm=self.weight_norm,
+        )
 
 
 PREPROCESSES: dict[str, type[Flow]] = {"logit": Preprocess, "centre": Centre}
@@ -97,7 +120,7 @@ class FlowDequantizerSpec(_ConditionalFlowSpec):
 
     def build(self, shape: Shape) -> ConditionalDensity:
         """r(u|x) for images of shape [H, W, C]."""
-        features = ContextNetwork(shape[-1])
+        features = self.context_network(*shape)
         return ConditionalDensity(self.flow(shape), features, prepare=centred)
 
 
@@ -146,13 +169,20 @@ class FlowPosteriorSpec(_ConditionalFlowSpec):
         take_plain_numbers(self)
         super().__post_init__()
         require_choice("context", self.context, ("own", "shared"))
+        if self.context == "shared":
+            for name, usual in (("context_blocks", CONTEXT_BLOCKS), ("context_layers", "conv")):
+                if getattr(self, name) != usual:
+                    raise ValueError(
+                        f"{name} must be {usual!r}, which is ignored, where context is 'shared', "
+                        f"got {getattr(self, name)!r}"
+                    )
 
     def build(
         self, shape: Shape, data_channels: int, shared: nn.Module | None
     ) -> ConditionalDensity:
         """q(z|x) for z of shape [H, W, Dz]."""
         if self.context == "own":
-            features = ContextNetwork(data_channels)
+            features = self.context_network(*shape[:2], data_channels)
             return ConditionalDensity(self.flow(shape), features)
         if shared is None:
             raise ValueError("context must be 'own' where r(u|x) has no network, got 'shared'")

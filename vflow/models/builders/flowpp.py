@@ -41,7 +41,7 @@ class FlowppSpec:
         (("checkerboard", 4),),
         (("channel", 2), ("checkerboard", 3)),
     )
-    """The stages of each scale: splits and their numbers of steps."""
+    """The stages of each scale, splits and their numbers of steps; a scale may have none."""
     filters: int = 96
     """Width F of the couplings' networks, a multiple of `heads`."""
     blocks: int = 10
@@ -56,6 +56,12 @@ class FlowppSpec:
     """The coupling."""
     weight_std: float = 0.001
     """The 1x1 convolutions start at I + weight_std * N(0, 1)."""
+    conv1x1: bool = field(default=True, metadata={"before": True})
+    """Whether each step has a 1x1 convolution of each half."""
+    weight_norm: bool = field(default=False, metadata={"before": False})
+    """Whether the networks have weight normalisation (Salimans & Kingma, 2016)."""
+    final_elu: bool = field(default=False, metadata={"before": False})
+    """Whether concat_elu comes before the last convolution of a coupling's network."""
     affine_blocks: int = 0
     """Gated blocks of the Gaussian layer (x - mu(z)) / sigma(z) before all; 0 for no such layer."""
 
@@ -115,6 +121,8 @@ class FlowppSpec:
             heads=None,
             size=(height, width),
             dropout=self.dropout,
+            weight_norm=self.weight_norm,
+            final_elu=self.final_elu,
         )
         split = ChannelSplit(data)
         # A coupling changes the second half: x.
@@ -130,6 +138,9 @@ def steps_of(spec: Any, context_channels: int | None = None) -> Steps:
         heads=spec.heads if spec.attention else None,
         dropout=spec.dropout,
         weight_std=spec.weight_std,
+        conv1x1=spec.conv1x1,
+        weight_norm=spec.weight_norm,
+        final_elu=spec.final_elu,
         context_channels=context_channels,
     )
 
@@ -138,7 +149,8 @@ def check_trunk_fields(spec: Any) -> None:
     """Raise ValueError unless a spec's filters, blocks, heads and the like are good."""
     for name in ("filters", "blocks", "heads"):
         require_int(name, getattr(spec, name), 1)
-    require_bool("attention", spec.attention)
+    for name in ("attention", "conv1x1", "weight_norm", "final_elu"):
+        require_bool(name, getattr(spec, name))
     if spec.filters % spec.heads:
         raise ValueError(
             f"filters must be a multiple of heads, got filters {spec.filters} and heads "

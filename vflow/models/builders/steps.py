@@ -1,10 +1,11 @@
-"""How image flows are put together from steps: ActNorm, 1x1 convolution, coupling, flip."""
+"""How image flows are put together from steps: ActNorm, 1x1 convolution if any, coupling, flip."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from vflow.flows import (
+    ActNorm,
     ActNormConv1x1,
     ChannelSplit,
     CheckerboardSplit,
@@ -33,6 +34,10 @@ class Steps:
     dropout: float
     weight_std: float
     """The 1x1 convolutions start at I + weight_std * N(0, 1)."""
+    conv1x1: bool = True
+    """Whether there are any."""
+    weight_norm: bool = False
+    final_elu: bool = False
     context_channels: int | None = None
 
     def make_coupling(self, first: Shape, second: Shape) -> Coupling:
@@ -47,8 +52,14 @@ class Steps:
             size=(height, width),
             context_channels=self.context_channels,
             dropout=self.dropout,
+            weight_norm=self.weight_norm,
+            final_elu=self.final_elu,
         )
         return self.coupling.build(net)
+
+    def make_linear(self, half: Shape) -> Flow:
+        """The linear map of a half of this [H, W, C]."""
+        return ActNormConv1x1(half, self.weight_std) if self.conv1x1 else ActNorm(half)
 
 
 def split_steps(split: str, count: int, shape: Shape, steps: Steps) -> list[Flow]:
@@ -63,9 +74,7 @@ def split_steps(split: str, count: int, shape: Shape, steps: Steps) -> list[Flow
     flows = [splitter(shape[-1] // 2)]
     first, second = flows[0].output_shape(shape)
     for _ in range(count):
-        linear = PerHalf(
-            ActNormConv1x1(first, steps.weight_std), ActNormConv1x1(second, steps.weight_std)
-        )
+        linear = PerHalf(steps.make_linear(first), steps.make_linear(second))
         flows += [linear, steps.make_coupling(first, second), TupleFlip()]
         first, second = second, first
     return [*flows, Inverse(splitter(first[-1]))]
