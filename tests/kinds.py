@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vflow.models import AugmentConfig, ImageFlow, ModelConfig
+from vflow.models import AugmentConfig, ImageFlow, ModelConfig, model_config
 from vflow.models.builders import DEQUANTIZERS, FLOWS, POSTERIORS
 
 NEVER_AT_REST: set[str] = set()
@@ -73,7 +73,18 @@ def _models() -> dict[str, ModelConfig]:
                 found[f"{kind}, {posterior}"] = _config(kind, posterior)
     for dequantizer in DEQUANTIZERS.names:
         found[f"flowpp, dequantizer {dequantizer}"] = _config("flowpp", None, dequantizer)
+    scales = ((("checkerboard", 1),), (("channel", 1),))
+    found["vflow of imagenet32"] = _imagenet("vflow-imagenet32", scales)
+    found["flowpp of imagenet64"] = _imagenet("flowpp-imagenet64", ((), *scales))
     return found
+
+
+def _imagenet(name: str, scales: Any) -> ModelConfig:
+    """A preset with its options, and little of everything."""
+    small = {"filters": 4, "blocks": 1, "components": 2, "image_size": 8, "scales": scales}
+    for part in ("dequantizer", "posterior")[: 1 + name.startswith("vflow")]:
+        small |= {f"{part}_blocks": 1, f"{part}_context_blocks": 1, f"{part}_steps": 1}
+    return model_config(name, **small)
 
 
 MODELS = _models()

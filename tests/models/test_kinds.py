@@ -160,7 +160,9 @@ def name(request: pytest.FixtureRequest) -> str:
 
 def test_model_encodes_and_decodes(name: str) -> None:
     torch.manual_seed(0)
-    model = shaken(make_model(kinds.MODELS[name]), 0.05)
+    model = make_model(kinds.MODELS[name]).eval()
+    model.initialize(kinds.data_of(model, 16))  # else a squashed coupling may saturate
+    model = shaken(model, 0.02)
     data = kinds.data_of(model)
     if isinstance(model, ImageFlow):
         assert torch.equal(model.decode(model.encode(data)).floor(), data.double())

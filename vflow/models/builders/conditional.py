@@ -86,8 +86,9 @@ class _ConditionalFlowSpec:
         steps = steps_of(self, CONTEXT_CHANNELS)
         return Compose([*split_steps("checkerboard", self.steps, shape, steps), Sigmoid()])
 
-    def context_network(self, height: int, width: int, channels: int) -> ContextNetwork:
-        """What reads images of that shape."""
+    def context_network(self, shape: Shape) -> ContextNetwork:
+        """What reads images of shape [H, W, C]."""
+        height, width, channels = shape
         return ContextNetwork(
             channels,
             (height, width),
@@ -120,7 +121,7 @@ class FlowDequantizerSpec(_ConditionalFlowSpec):
 
     def build(self, shape: Shape) -> ConditionalDensity:
         """r(u|x) for images of shape [H, W, C]."""
-        features = self.context_network(*shape)
+        features = self.context_network(shape)
         return ConditionalDensity(self.flow(shape), features, prepare=centred)
 
 
@@ -182,7 +183,7 @@ class FlowPosteriorSpec(_ConditionalFlowSpec):
     ) -> ConditionalDensity:
         """q(z|x) for z of shape [H, W, Dz]."""
         if self.context == "own":
-            features = self.context_network(*shape[:2], data_channels)
+            features = self.context_network((*shape[:-1], data_channels))
             return ConditionalDensity(self.flow(shape), features)
         if shared is None:
             raise ValueError("context must be 'own' where r(u|x) has no network, got 'shared'")
