@@ -1,6 +1,6 @@
 """Flow++ at the presets' own sizes against localbitsback: minutes, and 3 GB of memory.
 
-    python -m tests.full_size [flowpp-cifar10 flowpp-imagenet32 flowpp-imagenet64]
+python -m tests.full_size [flowpp-cifar10 flowpp-imagenet32 flowpp-imagenet64]
 """
 
 from __future__ import annotations

@@ -105,8 +105,10 @@ def _flow(flows: Any, name: str, index: int, merged_after: int = 0) -> Iterator[
         elif isinstance(layer, TupleFlip):
             index += 3 if steps == merged_after else 1
         else:
-            assert isinstance(layer, Inverse | SpaceToDepth) or "Split" in type(layer).__name__ or (
-                layer is flows[-1]
+            assert (
+                isinstance(layer, Inverse | SpaceToDepth)
+                or "Split" in type(layer).__name__
+                or (layer is flows[-1])
             )
             index += 1
 

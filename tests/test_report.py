@@ -93,6 +93,24 @@ def test_evaluations_that_do_not_compare_are_marked(tmp_path: Path):
     assert "care: they differ in number of images, samples, precision.</p>" in page
 
 
+def test_an_estimated_bound_is_marked_and_no_exact_one_is_like_it(tmp_path: Path):
+    run = _run(tmp_path)
+    with open(run / "metrics.jsonl", "a") as file:
+        record = {"step": 40, "kind": "eval", "bits_per_dim": 4.75, "images": 8, "seconds": 1300}
+        file.write(json.dumps({**record, "estimated": True}) + "\n")
+    path = run / "model" / "evaluation-photos-test-64.json"
+    found = {**json.loads(path.read_text()), "samples": 1, "estimate": None}
+    path.write_text(json.dumps(found))
+    other = run / "model" / "evaluation-photos-test-estimate-8.json"
+    other.write_text(json.dumps({**found, "estimate": {"draws": 8, "stderr": 0.002}}))
+    page = _report(tmp_path, run)
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", page)
+    assert cells[5] == "4.7500 (estimated)"
+    assert cells[8 + 4 : 8 + 6] == ["4.5000 ± 0.0100", "4.2500"]
+    assert cells[14 + 4 : 14 + 6] == ["4.5000 ± 0.0100 (estimated, 8 draws)", ""]
+    assert "care: they differ in how the bound is estimated.</p>" in page
+
+
 def test_the_digest_says_which_images_they_were():
     a, b = ({"data": d, "split": "test", "images": 8, "samples": 1} for d in ("photos", "npy:x"))
     assert what_differs([a, b]) == ["images"]

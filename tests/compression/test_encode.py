@@ -17,6 +17,13 @@ from vflow.compression.identity import arithmetic, model_digest
 from vflow.compression.walk import decode_batch, encode_batch
 from vflow.ops.coder import Coder
 
+IMAGENET = {
+    **{"image_size": 8, "filters": 4, "blocks": 1, "components": 2},
+    **{f"{part}_blocks": 1 for part in ("posterior", "dequantizer")},
+    **{f"{part}_context_blocks": 1 for part in ("posterior", "dequantizer")},
+    **{f"{part}_steps": 1 for part in ("posterior", "dequantizer")},
+    "scales": ((("checkerboard", 1),), (("channel", 1),)),
+}
 MODELS = {
     "vflow": lambda: make_model("vflow-tiny"),
     "flow++": lambda: make_model("flowpp-tiny"),
@@ -26,6 +33,8 @@ MODELS = {
     "grey": lambda: make_model("vflow-tiny", in_channels=1),
     "two channels, odd": lambda: make_model("flowpp-tiny", in_channels=2),
     "five extra": lambda: make_model("vflow-tiny", extra_dims=5),
+    "weight norm": lambda: make_model("vflow-imagenet32", **IMAGENET),
+    "without 1x1 convolutions": lambda: make_model("flowpp-tiny", conv1x1=False),
 }
 
 
@@ -200,3 +209,14 @@ def test_larger_batches_cost_no_more_first_bits(model):
     assert max(batch_sizes(96 - infos[1].first_tiles, 32, infos[1].growth)) >= 4
     assert infos[1].lent_bytes <= infos[0].lent_bytes + 64
     assert abs(len(many) - len(one)) < 0.01 * len(one)
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("cifar10-mini", "65337c4220b00e7512688819b32bbd5aa1c92eb14d2e12715a92d879260c20c5"),
+        ("photos-mini", "e075421bdbda651337bf9de1e76908292678d68036794165fb57c9f7621bc0f8"),
+    ],
+)
+def test_archives_keep_their_models_name_whatever_fields_configs_get(name, digest):
+    assert model_digest(vflow.load_model(name)) == digest

@@ -14,8 +14,7 @@ import torch
 
 import vflow
 from tests.evaluate.small import IMAGES, SAMPLES, held_out_images, numbers
-from vflow.evaluate import EvaluateConfig, evaluate, importance_sample
-from vflow.evaluate.evaluation import summary
+from vflow.evaluate import EvaluateConfig, evaluate, importance_sample, summary
 from vflow.runtime.randomness import Stream, mix
 
 

@@ -46,6 +46,13 @@ def channel_linear(channels):
     return layer
 
 
+def actnorm(shape):
+    layer = flows.ActNorm(shape)
+    nn.init.uniform_(layer.weight, -3.0, 3.0)
+    nn.init.normal_(layer.bias)
+    return layer
+
+
 def whitening(channels=3):
     layer = flows.ChannelWhitening(channels)
     nn.init.normal_(layer.mean)
@@ -66,6 +73,8 @@ LAYERS = {
     "sigmoid affine": lambda: couplings.SigmoidAffineCoupling(Net(2, 6, 3.0)),
     "spline": lambda: couplings.SplineCoupling(Net(2, 3 * 14), 5, 2.0),
     "linear by channel": lambda: channel_linear(3),
+    "norm": lambda: actnorm((4, 6, 3)),
+    "norm by channel": lambda: actnorm((3,)),
     "top": whitening,
     "factored out": lambda: flows.FactorOut(1, Net(1, 4), whitening(1)),
     "noise factored out": lambda: flows.FactorOut(1, None, channel_linear(1)),

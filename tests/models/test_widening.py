@@ -14,6 +14,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "flowpp-tiny": {"image_size": 8},
     "glow-tiny": {"image_size": 8},
     "residual-tiny": {"image_size": 8, "width": 4},
+    "flowpp-imagenet32": {
+        **{"image_size": 8, "filters": 4, "blocks": 1, "components": 2},
+        **{f"dequantizer_{part}": 1 for part in ("blocks", "steps", "context_blocks")},
+        "scales": ((("checkerboard", 2),), (("channel", 2), ("checkerboard", 1))),
+    },
 }
 """Image flows that can be widened, small."""
 

@@ -24,6 +24,9 @@ class EvaluateConfig:
     data: Annotated[str, tyro.conf.arg(help=data_help())]
     samples: int = 1
     """Importance samples an image; the published figures take 4096."""
+    estimate: int | None = None
+    """Draws an image of an unbiased estimate of the bound, in its place: for Residual Flows of
+    large images, whose exact bounds take whole Jacobians. At least 2, for a standard error."""
     images: int | None = None
     """Images evaluated, from the first; by default all."""
     split: Literal["train", "val", "test"] = "test"
@@ -54,6 +57,13 @@ class EvaluateConfig:
             require_int(name, getattr(self, name), 1)
         if self.images is not None:
             require_int("images", self.images, 1)
+        if self.estimate is not None:
+            require_int("estimate", self.estimate, 2)
+            if self.samples != 1:
+                raise ValueError(
+                    "samples must be 1 with estimate, whose exponentials are biased upwards, got "
+                    f"{self.samples}"
+                )
         require_seed(self.seed)
         require_choice("split", self.split, ("train", "val", "test"))
         require_choice("precision", self.precision, ("fp32", "bf16"))
@@ -68,6 +78,7 @@ class EvaluateConfig:
         """
         if self.out is not None:
             return Path(self.out)
-        name = re.sub(r"[^\w.-]+", "-", f"{self.data}-{self.split}-{self.samples}").strip("-")
+        count = self.samples if self.estimate is None else f"estimate-{self.estimate}"
+        name = re.sub(r"[^\w.-]+", "-", f"{self.data}-{self.split}-{count}").strip("-")
         of_step = "" if step is None else f"-step-{step}"
         return folder_of_results(self.model) / f"evaluation-{name}{of_step}.json"

@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import platform
+import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -26,7 +27,7 @@ from tqdm import tqdm
 from vflow.data import images_digest, images_of_shape
 from vflow.evaluate.config import EvaluateConfig
 from vflow.evaluate.image_results import ImageResult, ImageResults
-from vflow.evaluate.importance import importance_sample
+from vflow.evaluate.importance import estimate_bound, importance_sample, require_estimates
 from vflow.io.evaluations import with_stderr
 from vflow.io.format1 import renaming_back
 from vflow.io.kinds import to_tree
@@ -52,7 +53,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     Returns:
         What the results' file holds. Bits/dim with the standard error over the images:
         "elbo_bits_per_dim" is the one-sample bound, averaged over all samples drawn, and
-        "bits_per_dim" that of importance sampling.
+        "bits_per_dim" that of importance sampling. Where the bound is estimated, both are the
+        estimate, and "estimate" has its draws an image and the standard error that is theirs alone;
+        else it is None.
 
     Raises:
         ValueError: If the config does not fit the model, the data or an earlier evaluation.
@@ -88,6 +91,14 @@ class _Evaluation:
                     f"images must be at most the {len(self.images)} {config.split} images of "
                     f"{config.data}, got {count}"
                 )
+            if config.estimate is not None:
+                require_estimates(self.model)
+            elif self.model.density.estimate_shapes() and ranks.is_main:
+                print(
+                    "vflow: exact bounds of a Residual Flow take its whole Jacobians, minutes for "
+                    "a large image; --estimate 8 estimates them",
+                    file=sys.stderr,
+                )
             self.count = count
             self.out = config.results_path(self.source.step)
             self.fingerprint = self._fingerprint()
@@ -109,8 +120,8 @@ class _Evaluation:
 
     def run(self) -> dict[str, Any]:
         device = self.model.device
-        # One row an image: ELBO, log P, seconds, and whether they are known.
-        known = torch.zeros(self.count, 4, dtype=torch.float64, device=device)
+        # One row an image: ELBO, log P, seconds, whether they are known, an estimate's variance.
+        known = torch.zeros(self.count, 5, dtype=torch.float64, device=device)
         with self.ranks.together(device):
             if self.ranks.is_main:
                 beside: list[Path] = []
@@ -140,12 +151,12 @@ class _Evaluation:
 
     def _evaluate(self, pending: list[int], known: Tensor, mine: Tensor) -> None:
         config = self.config
-        size = max(1, config.max_rows // config.samples)
+        size = max(1, config.max_rows // self.passes)
         done = len(known) - len(pending) if self.ranks.size == 1 else 0
         bar = progress_bar(
-            (done + len(pending)) * config.samples,
-            "sample",
-            initial=done * config.samples,
+            (done + len(pending)) * self.passes,
+            "sample" if config.estimate is None else "draw",
+            initial=done * self.passes,
             show=self.ranks.is_main,
         )
         with bar:
@@ -162,13 +173,19 @@ class _Evaluation:
     def _evaluate_batch(self, indices: list[int], bar: tqdm[Any]) -> list[ImageResult]:
         config, began = self.config, time.monotonic()
         images = self.images[indices].to(self.model.device)
-        elbo, log_prob = importance_sample(
-            self.model, images, indices, config.samples, config.max_rows, config.seed, bar.update
-        )
+        how = self.passes, config.max_rows, config.seed, bar.update
+        stderr: list[float | None] = [None] * len(indices)
+        if config.estimate is None:
+            elbo, log_prob = importance_sample(self.model, images, indices, *how)
+        else:
+            elbo, errors = estimate_bound(self.model, images, indices, *how)
+            log_prob, stderr = elbo, errors.tolist()
         seconds = (time.monotonic() - began) / len(indices)
         results = [
-            ImageResult(image=image, elbo=a, log_prob=b, seconds=seconds)
-            for image, a, b in zip(indices, elbo.tolist(), log_prob.tolist(), strict=True)
+            ImageResult(image=image, elbo=a, log_prob=b, seconds=seconds, stderr=c)
+            for image, a, b, c in zip(
+                indices, elbo.tolist(), log_prob.tolist(), stderr, strict=True
+            )
         ]
         for result in results:
             if not math.isfinite(result.elbo):
@@ -187,10 +204,22 @@ class _Evaluation:
             "split": config.split,
             "images": images_digest(self.images),
             "samples": config.samples,
+            "estimate": config.estimate,
             "seed": config.seed,
             "precision": config.precision,
             "device": self.model.device.type,
         }
+
+    @property
+    def passes(self) -> int:
+        """Passes of the model an image."""
+        return self.config.samples if self.config.estimate is None else self.config.estimate
+
+    def _estimate(self, known: Tensor) -> dict[str, Any] | None:
+        if self.config.estimate is None:
+            return None
+        stderr = self.model.to_bits_per_dim(known[:, 4].sum().sqrt() / len(known)).abs().item()
+        return {"draws": self.config.estimate, "stderr": stderr}
 
     def _bits_per_dim(self, log_prob: Tensor) -> dict[str, float | None]:
         bits = self.model.to_bits_per_dim(log_prob)
@@ -209,6 +238,7 @@ class _Evaluation:
             "split": config.split,
             "images": self.count,
             "samples": config.samples,
+            "estimate": self._estimate(known),
             "elbo_bits_per_dim": self._bits_per_dim(known[:, 0]),
             "bits_per_dim": self._bits_per_dim(known[:, 1]),
             "seconds": known[:, 2].sum().item(),
@@ -223,19 +253,10 @@ class _Evaluation:
         }
 
 
-def summary(results: dict[str, Any]) -> str:
-    """The results in two lines."""
-    samples = f"{results['samples']} importance sample{'s' * (results['samples'] > 1)}"
-    width = max(len(samples), len("one-sample bound"))
-    what = f"{results['images']} {results['split']} images of {results['data']}"
-    return (
-        f"{'one-sample bound':<{width}}  {with_stderr(results['elbo_bits_per_dim'])} bits/dim\n"
-        f"{samples:<{width}}  {with_stderr(results['bits_per_dim'])} bits/dim on {what}"
-    )
-
-
 def _row(result: ImageResult) -> Tensor:
-    return torch.tensor([result.elbo, result.log_prob, result.seconds, 1.0], dtype=torch.float64)
+    variance = 0.0 if result.stderr is None else result.stderr**2
+    row = [result.elbo, result.log_prob, result.seconds, 1.0, variance]
+    return torch.tensor(row, dtype=torch.float64)
 
 
 def model_digest(model: ImageFlow) -> str:

@@ -29,6 +29,8 @@ class ImageResult:
     """log P by importance sampling, nats."""
     seconds: float
     """Time it took its process."""
+    stderr: float | None = None
+    """Standard error of an estimate of the bound, nats; None where bounds are exact."""
 
 
 class ImageResults:
@@ -90,7 +92,7 @@ class ImageResults:
     def append(self, results: Iterable[ImageResult]) -> None:
         """Add results to this process's file."""
         with naming(self._mine), open(self._mine, "a", encoding="utf-8") as file:
-            file.write("".join(_line(asdict(result)) for result in results))
+            file.write("".join(_line(_fields(result)) for result in results))
 
     def _files(self) -> list[Path]:
         others = sorted(self.path.parent.glob(f"{glob.escape(self.path.stem)}.rank*.jsonl"))
@@ -130,8 +132,15 @@ class ImageResults:
     def _write(self, path: Path, results: Iterable[ImageResult]) -> None:
         with atomic_path(path) as temporary:
             text = [_line({"fingerprint": self._fingerprint})]
-            text += [_line(asdict(result)) for result in results]
+            text += [_line(_fields(result)) for result in results]
             temporary.write_text("".join(text), encoding="utf-8")
+
+
+def _fields(result: ImageResult) -> dict[str, Any]:
+    fields = asdict(result)
+    if result.stderr is None:  # as ever, for versions that know no estimates
+        del fields["stderr"]
+    return fields
 
 
 def _line(value: dict[str, Any]) -> str:

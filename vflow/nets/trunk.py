@@ -87,12 +87,13 @@ class Trunk(nn.Module):
         """Give what `narrow` gives, blind to the extra inputs (`vflow.nets.embedding`)."""
         copy_parameters(self, narrow, without=("conv_in.weight", "conv_out"))
         embed_inputs(self.conv_in.weight, narrow.conv_in.weight, inputs)
-        if self.conv_out.gain is None:
+        gain, narrow_gain = self.conv_out.gain, narrow.conv_out.gain
+        if gain is None or narrow_gain is None:
             embed_outputs(self.conv_out.weight, narrow.conv_out.weight, outputs, None)
         else:  # what is to give nothing has no length, and keeps a direction to learn in
             with torch.no_grad():
                 rows = self.conv_out.weight.unflatten(0, (outputs.total, -1))
                 theirs = narrow.conv_out.weight.unflatten(0, (len(outputs.channels), -1))
                 rows[list(outputs.channels)] = theirs
-            embed_outputs(self.conv_out.gain, narrow.conv_out.gain, outputs, torch.zeros(1))
+            embed_outputs(gain, narrow_gain, outputs, torch.zeros(1))
         embed_outputs(self.conv_out.bias, narrow.conv_out.bias, outputs, resting)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vflow.io.evaluations import with_stderr
+from vflow.io.evaluations import bound_of, with_stderr
 from vflow.report.runs import RunRecord, flat_settings
 from vflow.train import TrainConfig
 
@@ -100,7 +100,7 @@ def _table(evaluations: Sequence[Json]) -> str:
         return "It has not been evaluated on these weights (`vflow evaluate`)."
     rows = ["| data | images | samples | bound | importance sampling |", "|---|---|---|---|---|"]
     for found in evaluations:
-        bound, bits = with_stderr(found["elbo_bits_per_dim"]), with_stderr(found["bits_per_dim"])
+        bound, bits = bound_of(found), with_stderr(found["bits_per_dim"])
         rows.append(
             f"| {found['data']}, {found['split']} | {found['images']:,} | {found['samples']:,} "
             f"| {bound} | {bits if found['samples'] > 1 else '-'} |"

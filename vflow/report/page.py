@@ -13,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from vflow.io.evaluations import with_stderr
+from vflow.io.evaluations import bound_of, draws_of, with_stderr
 from vflow.plots import save_curves
 from vflow.report.runs import RunRecord, differing_settings, read_run, what_differs
 from vflow.runtime.files import atomic_path, require_output
@@ -109,7 +109,7 @@ def _summary(runs: Sequence[RunRecord]) -> str:
             run.settings.get("data", ""),
             f"{run.step:,}",
             _bits(run.last("train")),
-            _bits(run.last("test")),
+            _bits(run.last("test")) + " (estimated)" * run.test_is_estimated,
             f"{run.images_per_second:.1f}",
             f"{run.hours:.2f}",
         )
@@ -128,8 +128,8 @@ def _evaluations(runs: Sequence[RunRecord]) -> str:
             f"{found['data']}, {found['split']}",
             f"{found['images']:,}",
             f"{found['samples']:,}",
-            with_stderr(found["elbo_bits_per_dim"]),
-            with_stderr(found["bits_per_dim"]),
+            bound_of(found),
+            "" if draws_of(found) else with_stderr(found["bits_per_dim"]),
         )
         for run in runs
         for found in run.evaluations

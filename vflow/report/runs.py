@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vflow.io.evaluations import draws_of
 from vflow.runtime.files import read_json
 
 Json = dict[str, Any]
@@ -35,6 +36,11 @@ class RunRecord:
     def metrics(self) -> Path:
         """The run's metrics.jsonl."""
         return self.folder / "metrics.jsonl"
+
+    @property
+    def test_is_estimated(self) -> bool:
+        """Whether the bits of the last evaluation along the way are an unbiased estimate."""
+        return bool(self.tests) and bool(self.tests[-1].get("estimated"))
 
     @property
     def step(self) -> int:
@@ -115,6 +121,7 @@ def what_differs(evaluations: list[Json]) -> list[str]:
         ),
         "number of images": lambda found: found["images"],
         "samples": lambda found: found["samples"],
+        "how the bound is estimated": draws_of,
         "precision": lambda found: found.get("precision"),
     }
     return [name for name, fact in facts.items() if len(set(map(fact, evaluations))) > 1]

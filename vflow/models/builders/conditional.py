@@ -174,8 +174,8 @@ class FlowPosteriorSpec(_ConditionalFlowSpec):
             for name, usual in (("context_blocks", CONTEXT_BLOCKS), ("context_layers", "conv")):
                 if getattr(self, name) != usual:
                     raise ValueError(
-                        f"{name} must be {usual!r}, which is ignored, where context is 'shared', "
-                        f"got {getattr(self, name)!r}"
+                        f"{name} must be left at {usual!r} where context is 'shared', got "
+                        f"{getattr(self, name)!r}"
                     )
 
     def build(

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from vflow.io.evaluations import with_stderr
+from vflow.io.evaluations import draws_of, with_stderr
 from vflow.runtime.files import read_json
 
 FOLDER = Path(__file__).parent
@@ -47,6 +47,8 @@ def describe_trained(name: str) -> str:
 def _words(found: dict[str, Any]) -> str:
     bits, samples = found["bits_per_dim"], found["samples"]
     how = "bound" if samples == 1 else f"{samples} importance samples"
+    if draws_of(found) is not None:
+        how = "bound, estimated"
     return (
         f"{with_stderr(bits)} bits/dim ({how}, "
         f"{found['images']:,} {found['split']} images of {found['data']})"
