@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
 
 import vflow
+from tests import golden
 from vflow.interop import layer_variables, load_tf_variables, model_variables
 
 
-@pytest.fixture(params=["vflow-tiny", "flowpp-tiny", "vflow-4m-c6"])
+@pytest.fixture(
+    params=[
+        *("vflow-tiny", "flowpp-tiny", "vflow-4m-c6"),
+        *("vflow-imagenet32", "vflow-imagenet64", "flowpp-imagenet64"),
+    ]
+)
 def model(request: pytest.FixtureRequest) -> vflow.models.ImageFlow:
     torch.manual_seed(0)
-    return vflow.create_model(request.param, filters=8, blocks=1, components=2, image_size=8)
+    name, size = request.param, 16 if "imagenet" in request.param else 8
+    return vflow.create_model(name, filters=8, blocks=1, components=2, image_size=size)
 
 
 def arrays_of(model: vflow.models.ImageFlow) -> dict[str, np.ndarray]:
@@ -27,6 +36,45 @@ def test_round_trip(model: vflow.models.ImageFlow) -> None:
     for name, value in arrays_of(model).items():
         np.testing.assert_array_equal(value, arrays[name])
     assert len(arrays) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("name", ["flowpp-imagenet32", "flowpp-imagenet64"])
+def test_the_names_are_those_that_localbitsback_loads(name: str) -> None:
+    with torch.device("meta"):
+        model = vflow.create_model(name)
+    lines = sorted(f"{variable.name} {variable.shape}" for variable in model_variables(model))
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    assert digest == str(golden.load("flowpp_peer")[f"{name}/variables"])
+
+
+def test_names_of_vflow_for_imagenet() -> None:
+    with torch.device("meta"):
+        names = {
+            size: {v.name for v in model_variables(vflow.create_model(f"vflow-imagenet{size}"))}
+            for size in (32, 64)
+        }
+    for name in (
+        *("context_proc/pos_emb_dq", "q_context_proc/dqattn7/proj2/V", "Pointwise_12/W1"),
+        *("Norm_28/norm1/g", "MixLogisticAttnCoupling_28/block19/attn/proj1/g"),
+    ):
+        assert name in names[32]
+    assert "Pointwise_13/W0" not in names[32]  # r and q have none
+    for name in ("q_context_proc/q_proj/W", "q_context_proc/q_dqln4/b", "context_proc/c4/c2/W"):
+        assert name in names[64]
+
+
+def test_averaged_variables_and_those_that_nothing_reads() -> None:
+    model = vflow.create_model(
+        "flowpp-imagenet64", filters=8, blocks=1, components=2, image_size=16
+    )
+    arrays = {f"{k}/ExponentialMovingAverage": v + 0.01 for k, v in arrays_of(model).items()}
+    arrays["MixLogisticCoupling_3/pos_emb/ExponentialMovingAverage"] = np.zeros((16, 8, 8))
+    load_tf_variables(model, arrays)
+    for name, value in arrays_of(model).items():
+        np.testing.assert_array_equal(value, arrays[f"{name}/ExponentialMovingAverage"])
+    arrays["MixLogisticCoupling_4/pos_emb/ExponentialMovingAverage"] = np.zeros((16, 8, 8))
+    with pytest.raises(ValueError, match="not of this model MixLogisticCoupling_4/pos_emb"):
+        load_tf_variables(model, arrays)
 
 
 def test_every_problem_is_listed_and_nothing_is_loaded() -> None:

@@ -3,6 +3,9 @@
 TensorFlow numbers the scopes of one name in the order of their making: r(u|x) first, then q(z|x),
 then the flow. So `MixLogisticAttnCoupling_8/block0/conv/c1/W` is the first convolution of the first
 block of the ninth coupling. Convolutions there are [kh, kw, in, out], dense matrices [in, out].
+
+Those for ImageNet have other names in places: V and g where there is weight normalisation, c1 and
+c2 for the first and the last convolution of a coupling, a deeper network that reads the image.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from vflow.flows import (
+    ActNorm,
     ActNormConv1x1,
     AffineCoupling,
     GaussianAffineCoupling,
@@ -33,6 +37,9 @@ from vflow.nets import (
     Trunk,
 )
 from vflow.nets.layers import DataInitialized
+
+AVERAGED = "/ExponentialMovingAverage"
+"""Ends every name in files that hold averaged variables alone."""
 
 
 class TFVariable(NamedTuple):
@@ -72,13 +79,18 @@ def load_tf_variables(model: ImageFlow, variables: Mapping[str, Any]) -> None:
 
     Args:
         model: A FlowPlusPlus or VFlow.
-        variables: TensorFlow name -> array, in TensorFlow's layout.
+        variables: TensorFlow name -> array, in TensorFlow's layout. Names may all end in
+            "/ExponentialMovingAverage"; position embeddings that nothing reads are passed over.
 
     Raises:
         ValueError: If a name is missing or not of this model, or a shape is wrong; lists them all,
             and the model is left as it was.
     """
-    load_variables(model_variables(model), variables)
+    if all(name.endswith(AVERAGED) for name in variables):
+        variables = {name.removesuffix(AVERAGED): array for name, array in variables.items()}
+    unread = set(unread_variables(model))
+    wanted = {name: array for name, array in variables.items() if name not in unread}
+    load_variables(model_variables(model), wanted)
     model.mark_initialized()
 
 
@@ -105,16 +117,48 @@ def load_variables(expected: Iterator[TFVariable], variables: Mapping[str, Any])
 
 def model_variables(model: ImageFlow) -> Iterator[TFVariable]:
     """Every variable of a model under the authors' name, each parameter once."""
+    mixing = 0
+    for module, scope, is_posterior in _scopes(model):
+        if isinstance(module, PerHalf):
+            mixes = isinstance(module.first, ActNormConv1x1)
+            yield from _norm_and_pointwise(module, scope, _numbered("Pointwise", mixing))
+            mixing += mixes
+        else:
+            yield from layer_variables(module, scope, is_posterior)
+
+
+def unread_variables(model: ImageFlow) -> Iterator[str]:
+    """Names of variables that the authors' code makes and does not use."""
+    for module, scope, _ in _scopes(model):
+        if scope.partition("_")[0] == "MixLogisticCoupling":
+            net = module.net
+            if isinstance(net, Trunk) and net.final_elu:
+                yield f"{scope}/pos_emb"
+
+
+def _scopes(model: ImageFlow) -> Iterator[tuple[Any, str, bool]]:
+    """Each layer with a scope of its own, the scope, and whether it is q(z|x)'s context network."""
     counts: Counter[str] = Counter()
     # Modules are registered in the order in which the authors' code makes its scopes.
     for module in model.modules():
         scope = _scope(module)
         if scope is None:
             continue
-        suffix = f"_{counts[scope]}" if counts[scope] else ""
         is_posterior = isinstance(module, ContextNetwork) and counts[scope] > 0
+        name = _numbered(scope, counts[scope])
+        if is_posterior and _is_deep(module):
+            name = f"q_{scope}"
         counts[scope] += 1
-        yield from layer_variables(module, scope + suffix, is_posterior)
+        yield module, name, is_posterior
+
+
+def _numbered(scope: str, number: int) -> str:
+    return f"{scope}_{number}" if number else scope
+
+
+def _is_deep(net: Any) -> bool:
+    """Whether a context network is one of those for ImageNet."""
+    return isinstance(net.blocks[0], GatedBlock)
 
 
 def layer_variables(
@@ -156,7 +200,11 @@ def _scope(module: nn.Module) -> str | None:
 
 def _linear(layer: DataInitialized, prefix: str) -> Iterator[TFVariable]:
     permutation = (3, 2, 0, 1) if isinstance(layer, Conv3x3) else (1, 0)
-    yield TFVariable(f"{prefix}/W", layer.weight, permutation)
+    if layer.gain is None:
+        yield TFVariable(f"{prefix}/W", layer.weight, permutation)
+    else:
+        yield TFVariable(f"{prefix}/V", layer.weight, permutation)
+        yield TFVariable(f"{prefix}/g", layer.gain)
     yield TFVariable(f"{prefix}/b", layer.bias)
 
 
@@ -180,7 +228,8 @@ def _gated_attention(layer: GatedAttention, prefix: str) -> Iterator[TFVariable]
 def _trunk(net: Trunk, prefix: str) -> Iterator[TFVariable]:
     if net.position is not None:
         yield TFVariable(f"{prefix}/pos_emb", net.position)
-    yield from _linear(net.conv_in, f"{prefix}/proj_in")
+    first, last = ("c1", "c2") if net.final_elu else ("proj_in", "proj_out")
+    yield from _linear(net.conv_in, f"{prefix}/{first}")
     for index, block in enumerate(net.blocks):
         assert isinstance(block, GatedBlock)
         scope = f"{prefix}/block{index}"
@@ -189,10 +238,28 @@ def _trunk(net: Trunk, prefix: str) -> Iterator[TFVariable]:
         if block.attention is not None and block.norm2 is not None:
             yield from _gated_attention(block.attention, f"{scope}/attn")
             yield from _layer_norm(block.norm2, f"{scope}/ln2")
-    yield from _linear(net.conv_out, f"{prefix}/proj_out")
+    yield from _linear(net.conv_out, f"{prefix}/{last}")
+
+
+def _deep_context(net: ContextNetwork, prefix: str, is_posterior: bool) -> Iterator[TFVariable]:
+    # Where it has no attention, q's names differ from r's within their scope too.
+    start = f"{prefix}/q_" if is_posterior and net.position is None else f"{prefix}/"
+    if net.position is not None:
+        yield TFVariable(f"{start}pos_emb_dq", net.position)
+    yield from _linear(net.conv_in, f"{start}proj")
+    for index, block in enumerate(net.blocks):
+        assert isinstance(block, GatedBlock)
+        yield from _gated_conv(block.conv, f"{start}c{index}")
+        yield from _layer_norm(block.norm1, f"{start}dqln{index}")
+        if block.attention is not None and block.norm2 is not None:
+            yield from _gated_attention(block.attention, f"{start}dqattn{index}")
+            yield from _layer_norm(block.norm2, f"{start}ln{index}")
 
 
 def _context(net: ContextNetwork, prefix: str, is_posterior: bool) -> Iterator[TFVariable]:
+    if _is_deep(net):
+        yield from _deep_context(net, prefix, is_posterior)
+        return
     yield from _linear(net.conv_in, f"{prefix}/{'proj_q' if is_posterior else 'proj'}")
     for index, block in enumerate(net.blocks):
         assert isinstance(block, GatedConv)
@@ -200,10 +267,15 @@ def _context(net: ContextNetwork, prefix: str, is_posterior: bool) -> Iterator[T
         yield from _gated_conv(block, f"{prefix}/{scope}")
 
 
-def _norm_and_pointwise(halves: PerHalf, prefix: str) -> Iterator[TFVariable]:
-    # One layer of ours, two scopes of theirs with the same number.
-    pointwise = prefix.replace("Norm", "Pointwise")
+def _norm_and_pointwise(
+    halves: PerHalf, prefix: str, pointwise: str = "Pointwise"
+) -> Iterator[TFVariable]:
+    # One layer of ours, two scopes of theirs.
     for index, half in enumerate((halves.first, halves.second)):
+        if isinstance(half, ActNorm):
+            yield TFVariable(f"{prefix}/norm{index}/g", half.weight)
+            yield TFVariable(f"{prefix}/norm{index}/b", half.bias)
+            continue
         assert isinstance(half, ActNormConv1x1)
         yield TFVariable(f"{prefix}/norm{index}/g", half.scale)
         yield TFVariable(f"{prefix}/norm{index}/b", half.bias)
