@@ -22,6 +22,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "vflow-demo": {"filters": 8, "image_size": 8},
     "vflow-4m-c6": {"filters": 8, "blocks": 1, "image_size": 8},
     "glow-tiny": {},
+    "flowpp-imagenet64": {
+        **{"image_size": 16, "filters": 4, "blocks": 1, "components": 2},
+        **{f"dequantizer_{part}": 1 for part in ("blocks", "steps", "context_blocks")},
+    },
 }
 
 
