@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
+import shlex
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import tyro
 
 import vflow
 from tests.models.test_hub import COMMIT, NAME, point_to
 from vflow.cli import main
+from vflow.report.command import train_command
 from vflow.train import ModelOverrides, OptimConfig, TrainConfig, train
 
 FILES = {"README.md", "config.json", "curves.png", "model.safetensors", "samples.png"}
@@ -118,6 +122,27 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     other["digests"]["model"] = "another's"
     (folder / "run" / "evaluation-of-another.json").write_text(json.dumps(other))
     return folder / "run"
+
+
+def test_the_command_of_a_card_is_the_run() -> None:
+    """Every kind of field, and what older runs said otherwise."""
+    config = TrainConfig(
+        preset="glow-tiny",
+        image_size=(32, 48),
+        flip=True,
+        epochs=2,
+        recompute="coupling",
+        checkpoint_minutes=0.5,
+        model=ModelOverrides(set=("scales=[2,1]", "width=4"), image_size=(32, 48)),
+        optim=OptimConfig(betas=(0.8, 0.99)),
+    )
+    word, name, *flags = shlex.split(train_command(config.to_json(), "images of mine"))
+    assert (word, name) == ("vflow", "train")
+    expected = dataclasses.replace(config, data="images of mine")
+    assert tyro.cli(TrainConfig, args=flags) == expected
+    older = {**TrainConfig().to_json(), "recompute": True}
+    assert train_command(older).endswith("--data DATA --recompute block")
+    assert train_command({**older, "recompute": False}).endswith("--data DATA")
 
 
 def test_a_folder_that_tells_all(run: Path, tmp_path: Path) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vflow.io.evaluations import bound_of, with_stderr
-from vflow.report.runs import RunRecord, flat_settings
-from vflow.train import TrainConfig
+from vflow.report.command import train_command
+from vflow.report.runs import RunRecord
 
 Json = dict[str, Any]
 
@@ -83,18 +82,6 @@ for that.
 """
 
 
-def command(run: RunRecord) -> str:
-    """The command that trains such a model: what differs from the defaults."""
-    defaults = flat_settings(TrainConfig().to_json())
-    flags = [
-        f"--{name.replace('_', '-')} {shlex.quote(value)}"
-        for name, value in run.settings.items()
-        if name not in ("out", "data", "data_root", "model.set", "preset")
-        and value not in ("", defaults.get(name))
-    ]
-    return " ".join([f"vflow train --preset {run.settings['preset']} --data DATA", *flags])
-
-
 def _table(evaluations: Sequence[Json]) -> str:
     if not evaluations:
         return "It has not been evaluated on these weights (`vflow evaluate`)."
@@ -127,4 +114,4 @@ def _recipe(run: RunRecord, facts: Facts) -> str:
         lines.append(f"Changed on the way: {change}.")
     if facts.commit is not None:
         lines.append(f"Written by vflow at commit {facts.commit}.")
-    return "\n".join([*lines, "", "```sh", command(run), "```"])
+    return "\n".join([*lines, "", "```sh", train_command(run.config), "```"])

@@ -21,6 +21,8 @@ class RunRecord:
 
     name: str
     folder: Path
+    config: Json
+    """Its config.json."""
     settings: dict[str, str]
     """Its config, flat: "optim.lr" -> "0.0012"."""
     train: list[Json]
@@ -94,6 +96,7 @@ def read_run(folder: str | Path) -> RunRecord:
     return RunRecord(
         name=folder.resolve().name,
         folder=folder,
+        config=config,
         settings=flat_settings(config),
         train=train,
         tests=[record for record in records if record["kind"] == "eval"],
