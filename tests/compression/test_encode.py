@@ -214,7 +214,7 @@ def test_larger_batches_cost_no_more_first_bits(model):
 @pytest.mark.parametrize(
     ("name", "digest"),
     [
-        ("cifar10-mini", "65337c4220b00e7512688819b32bbd5aa1c92eb14d2e12715a92d879260c20c5"),
+        ("cifar10-mini", "773e0cc4ee9d2fc237e593b95842b68ec609820bdb6e48fd8f3862cf2df841e5"),
         ("photos-mini", "e075421bdbda651337bf9de1e76908292678d68036794165fb57c9f7621bc0f8"),
     ],
 )

@@ -39,9 +39,9 @@ def _flags(config: dict[str, Any], defaults: dict[str, Any], prefix: str = "") -
             continue
         elif isinstance(value, bool) and isinstance(defaults.get(name), bool):
             yield f"--{flag}" if value else f"--{prefix}no-{name.replace('_', '-')}"
-        elif name == "image_size" and isinstance(value, list):
+        elif name == "image_size" and isinstance(value, list | tuple):
             yield from (f"--{flag}", "x".join(map(str, value)))
-        elif isinstance(value, list):
+        elif isinstance(value, list | tuple):
             yield from (f"--{flag}", *map(str, value))
         else:
             yield from (f"--{flag}", str(value))
