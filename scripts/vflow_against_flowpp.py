@@ -1,41 +1,50 @@
-"""Train a VFlow and a Flow++ of equal size on photographs, with the same steps and seed.
+"""Train models of equal size on the same images, with the same steps, batches and seed.
 
     python scripts/vflow_against_flowpp.py
+    python scripts/vflow_against_flowpp.py --data cifar10 --out docs/cifar10/ablation \
+        --presets flowpp-1m vflow-1m-c4 vflow-1m-c6 --steps 6250 --batch-size 64
 
-Writes docs/vflow-against-flowpp.png and .json, and prints their table. About 100 minutes on two
-cores. Interrupted, the same command goes on where it was.
+Writes a picture and the results as OUT.png and OUT.json, and prints their table. The first takes
+about 100 minutes on two cores, a model of the second some seven hours. Interrupted, the same
+command goes on where it was.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from vflow.evaluate import EvaluateConfig, evaluate
-from vflow.plots import save_curves
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts import comparison
 from vflow.runtime.console import one_line_errors
-from vflow.runtime.files import write_json
 from vflow.train import OptimConfig, TrainConfig, train
 
-PRESETS = {"VFlow": "vflow-photos", "Flow++": "flowpp-photos"}
 OPTIM = {"lr": 0.002, "min_lr": 0.0002, "ema": 0.99}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonConfig:
-    """Train a VFlow and a Flow++ of equal size on photographs; compare them on others."""
+    """Train models of equal size on the same images; compare them on held-out ones."""
 
+    presets: tuple[str, ...] = ("vflow-photos", "flowpp-photos")
+    """The models."""
+    data: str = "photos"
+    """Data set, as `vflow train` names it."""
     steps: int = 2400
     """Training steps of each."""
     batch_size: int = 16
     """Images a step."""
     seed: int = 0
-    """Seed of everything random, the same for both."""
+    """Seed of everything random, the same for all."""
     images: int | None = None
     """Held-out images they are compared on, from the first; by default all."""
+    sampled_images: int | None = None
+    """Held-out images of the importance sampling, from the first; by default those of the bound."""
     samples: int = 16
     """Importance samples an image."""
     runs: Path = Path("runs/vflow-against-flowpp")
@@ -45,13 +54,13 @@ class ComparisonConfig:
 
 
 def training(config: ComparisonConfig, preset: str) -> TrainConfig:
-    """The run of one of the two: half the steps at the peak rate, half for its fall to a tenth."""
+    """The run of one of them: half the steps at the peak rate, half for its fall to a tenth."""
     half = config.steps // 2
     decay = (OPTIM["min_lr"] / OPTIM["lr"]) ** (1 / max(1, config.steps - half))
     return TrainConfig(
         out=config.runs / preset,
         preset=preset,
-        data="photos",
+        data=config.data,
         batch_size=config.batch_size,
         steps=config.steps,
         seed=config.seed,
@@ -65,62 +74,37 @@ def training(config: ComparisonConfig, preset: str) -> TrainConfig:
 
 
 def compare(config: ComparisonConfig) -> dict[str, Any]:
-    """Train and evaluate both; write the picture and the results."""
-    results: dict[str, Any] = {
+    """Train and evaluate all; write the picture and the results."""
+    measured = comparison.Measurement(
+        data=config.data,
+        images=config.images,
+        sampled_images=config.sampled_images,
+        samples=config.samples,
+        seed=config.seed,
+    )
+    models, curves = {}, {}
+    for preset in config.presets:
+        run = config.runs / preset
+        train(training(config, preset))
+        models[preset] = measured.of(run)
+        curves[f"{preset}, {models[preset]['parameters']:,} parameters"] = run
+    results = {
+        "data": config.data,
         "steps": config.steps,
         "batch_size": config.batch_size,
         "seed": config.seed,
         "samples": config.samples,
-        "models": {},
+        "models": models,
     }
-    for label, preset in PRESETS.items():
-        train(training(config, preset))
-        found = evaluate(
-            EvaluateConfig(
-                model=str(config.runs / preset),
-                data="photos",
-                samples=config.samples,
-                images=config.images,
-                seed=config.seed,
-            )
-        )
-        results["models"][label] = {
-            "preset": preset,
-            "parameters": found["parameters"],
-            "elbo_bits_per_dim": found["elbo_bits_per_dim"],
-            "bits_per_dim": found["bits_per_dim"],
-        }
-        results["images"], results["versions"] = found["images"], found["versions"]
-    names = {
-        f"{label}, {results['models'][label]['parameters']:,} parameters": (
-            config.runs / preset / "metrics.jsonl"
-        )
-        for label, preset in PRESETS.items()
-    }
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    title = "32x32 photographs, the same steps and seed"
-    save_curves(names, config.out.with_suffix(".png"), title)
-    write_json(config.out.with_suffix(".json"), results)
+    title = f"{config.steps:,} steps of {config.batch_size} images of {config.data}, the same seed"
+    comparison.write(config.out, results, curves, title)
     return results
-
-
-def table(results: dict[str, Any]) -> str:
-    """Markdown: parameters and held-out bits/dim of both."""
-    lines = [
-        f"| | parameters | ELBO, bits/dim | {results['samples']} importance samples, bits/dim |",
-        "|---|---:|---:|---:|",
-    ]
-    for label, model in results["models"].items():
-        bounds = [model[name] for name in ("elbo_bits_per_dim", "bits_per_dim")]
-        cells = [f"{bound['mean']:.3f} ± {bound['stderr']:.3f}" for bound in bounds]
-        lines.append(f"| {label} | {model['parameters']:,} | {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 @one_line_errors
 def main() -> None:
     """The command."""
-    print(table(compare(tyro.cli(ComparisonConfig, description=__doc__))))
+    print(comparison.table(compare(tyro.cli(ComparisonConfig, description=__doc__))))
 
 
 if __name__ == "__main__":

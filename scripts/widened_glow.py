@@ -1,25 +1,26 @@
-"""Train a small Glow on CIFAR-10; then let it go on, and go on widened, for the same steps.
+"""Train a small Glow; then let it go on, and go on widened, for the same steps.
 
     python scripts/widened_glow.py --data cifar10
 
 The widened one begins as a VFlow of the Glow's own likelihood (`widen`, Theorem 1 of the paper).
-Writes docs/cifar10/glow-widened.png and .json, and prints their table. About two hours on two
-cores. Interrupted, the same command goes on where it was.
+Writes a picture and the results as OUT.png and OUT.json, and prints their table. About two hours on
+two cores. Interrupted, the same command goes on where it was.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import vflow
-from vflow.evaluate import EvaluateConfig, evaluate
-from vflow.plots import save_curves
+from scripts import comparison
 from vflow.runtime.console import one_line_errors
-from vflow.runtime.files import write_json
 from vflow.train import ModelOverrides, OptimConfig, TrainConfig, train
 
 PRESET, SHAPE = "glow-cifar10", ("scales=[8,8,8]", "width=64")
@@ -100,26 +101,16 @@ def train_all(config: WideningConfig) -> dict[str, Path]:
     return {TRAINED: trained, GOING_ON: going_on, WIDENED: widened}
 
 
-def measure(config: WideningConfig, run: Path) -> dict[str, Any]:
-    """Bound and importance-sampled bits/dim of a run on the test images."""
-    asked: dict[str, Any] = {"model": str(run), "data": config.data, "seed": config.seed}
-    bound = evaluate(EvaluateConfig(images=config.images, **asked))
-    sampled = evaluate(
-        EvaluateConfig(images=config.sampled_images, samples=config.samples, **asked)
-    )
-    return {
-        "parameters": bound["parameters"],
-        "images": bound["images"],
-        "elbo_bits_per_dim": bound["elbo_bits_per_dim"],
-        "sampled_images": sampled["images"],
-        "bits_per_dim": sampled["bits_per_dim"],
-        "versions": bound["versions"],
-    }
-
-
 def compare(config: WideningConfig) -> dict[str, Any]:
     """Train and evaluate all three; write the picture and the results."""
     runs = train_all(config)
+    measured = comparison.Measurement(
+        data=config.data,
+        images=config.images,
+        sampled_images=config.sampled_images,
+        samples=config.samples,
+        seed=config.seed,
+    )
     results: dict[str, Any] = {
         "steps": config.steps,
         "further": config.further,
@@ -127,37 +118,23 @@ def compare(config: WideningConfig) -> dict[str, Any]:
         "batch_size": config.batch_size,
         "seed": config.seed,
         "samples": config.samples,
-        "models": {label: measure(config, run) for label, run in runs.items()},
+        "models": {label: measured.of(run) for label, run in runs.items()},
     }
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    curves = {label: runs[label] / "metrics.jsonl" for label in (GOING_ON, WIDENED)}
-    before = results["models"][TRAINED]["elbo_bits_per_dim"]["mean"]
-    title = (
-        f"A Glow after {config.steps:,} steps on CIFAR-10, and what {config.further:,} more give"
+    before = results["models"][TRAINED][comparison.BOUND]["mean"]
+    comparison.write(
+        config.out,
+        results,
+        {label: runs[label] for label in (GOING_ON, WIDENED)},
+        f"A Glow after {config.steps:,} steps, and what {config.further:,} more give",
+        {f"before, {before:.3f} on all test images": before},
     )
-    levels = {f"before, {before:.3f} on all test images": before}
-    save_curves(curves, config.out.with_suffix(".png"), title, levels)
-    write_json(config.out.with_suffix(".json"), results)
     return results
-
-
-def table(results: dict[str, Any]) -> str:
-    """Markdown: parameters and test bits/dim of all three."""
-    lines = [
-        f"| | parameters | bound, bits/dim | {results['samples']} importance samples, bits/dim |",
-        "|---|---:|---:|---:|",
-    ]
-    for label, model in results["models"].items():
-        bounds = [model[name] for name in ("elbo_bits_per_dim", "bits_per_dim")]
-        cells = [f"{bound['mean']:.4f} ± {bound['stderr']:.4f}" for bound in bounds]
-        lines.append(f"| {label} | {model['parameters']:,} | {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 @one_line_errors
 def main() -> None:
     """The command."""
-    print(table(compare(tyro.cli(WideningConfig, description=__doc__))))
+    print(comparison.table(compare(tyro.cli(WideningConfig, description=__doc__))))
 
 
 if __name__ == "__main__":
