@@ -8,9 +8,10 @@ ENV := $(subst $() ,\ ,$(VENV))
 # A CPU build of torch, where the package index offers one, spares gigabytes of CUDA libraries.
 TORCH ?= torch>=2.11,<2.14
 DOCS := 'mkdocs-material>=9.5,<10' 'mkdocstrings-python>=1.12'
+NOTEBOOKS := 'nbclient>=0.10' 'ipykernel>=6.29'
 SOURCES := setup.py CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test lint docs bench sanitize clean environment
+.PHONY: demo test lint docs links notebooks bench sanitize clean environment
 
 demo: $(ENV)/.installed
 	"$(BIN)/python" -m vflow.demo
@@ -27,6 +28,14 @@ lint: $(ENV)/.installed-dev
 # The site, into site/: a broken link or an unknown name fails. Needs neither torch nor the libraries.
 docs: $(ENV)/.docs
 	NO_MKDOCS_2_WARNING=1 "$(BIN)/mkdocs" build --strict --quiet
+
+# The site, every relative link and anchor, and the code of README and docs.
+links: docs $(ENV)/.installed-dev
+	"$(BIN)/python" -m pytest -n 0 tests/test_docs.py
+
+# The tutorials, run from end to end and written back with what they show.
+notebooks: $(ENV)/.notebooks
+	"$(BIN)/python" scripts/notebooks.py
 
 bench: $(ENV)/.installed-dev
 	"$(BIN)/python" bench/ops.py
@@ -45,6 +54,10 @@ environment:
 $(ENV)/.docs: pyproject.toml | environment
 	"$(BIN)/python" -m pip --version > /dev/null 2>&1 || "$(PYTHON)" -m venv "$(VENV)"
 	"$(BIN)/python" -m pip install --quiet $(DOCS)
+	touch "$@"
+
+$(ENV)/.notebooks: $(ENV)/.installed-dev
+	"$(BIN)/python" -m pip install --quiet $(NOTEBOOKS)
 	touch "$@"
 
 # Making an environment again completes one whose making was interrupted.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pkgutil
 import re
 from pathlib import Path
@@ -11,17 +12,27 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.rglob("*.md"), *DOCS.rglob("*.ipynb")])
 PROSE = [*PAGES, *sorted(ROOT.glob("*.md"))]
 EXAMPLES = [
     ROOT / "README.md",
-    ROOT / "docs" / "index.md",
-    *sorted((ROOT / "docs" / "guides").glob("*.md")),
+    *(DOCS / f"{name}.md" for name in ("index", "concepts", "models")),
+    *sorted((DOCS / "guides").glob("*.md")),
 ]
 
 
+def _text(page: Path) -> str:
+    """A page's prose, and of a notebook its text cells."""
+    text = page.read_text("utf-8")
+    if page.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    return text
+
+
 def _python(page: Path) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    return re.findall(r"^```python\n(.*?)^```", _text(page), re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", [p for p in EXAMPLES if _python(p)], ids=lambda p: p.stem)
@@ -37,21 +48,22 @@ def test_the_code_of_a_page_runs(
 
 @pytest.mark.parametrize("page", PROSE, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_relative_links_lead_to_files(page: Path):
-    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^```.*?^```", "", _text(page), flags=re.DOTALL | re.MULTILINE)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if not re.match(r"[a-z]+:", target):
             path, _, anchor = target.partition("#")
             file = page.parent / path if path else page
             assert file.exists(), f"{target} in {page.name}"
-            if anchor and file.suffix == ".md":
+            if anchor and file.suffix in (".md", ".ipynb"):
                 assert anchor in _anchors(file), f"{target} in {page.name}"
 
 
-def test_the_api_page_names_what_there_is():
-    text = (ROOT / "docs" / "api.md").read_text()
+@pytest.mark.parametrize(("page", "least"), [("api", 40), ("commands", 14)])
+def test_a_page_of_definitions_names_what_there_is(page: str, least: int):
+    text = (DOCS / f"{page}.md").read_text()
     pattern = r"^::: ([\w.]+)(?:\n +options: \{members: \[(.*)\]\})?$"
     entries = re.findall(pattern, text, re.MULTILINE)
-    assert len(entries) == text.count(":::") > 40
+    assert len(entries) == text.count(":::") >= least
     for name, members in entries:
         found = pkgutil.resolve_name(name)
         assert found.__doc__, name
@@ -59,11 +71,29 @@ def test_the_api_page_names_what_there_is():
             assert getattr(found, member).__doc__, f"{name}.{member}"
 
 
+def test_the_commands_are_those_that_there_are():
+    from vflow.cli import COMMANDS
+
+    rows = re.findall(r"^\| .*?`vflow (\w+)`.*? \| (.*) \|$", (DOCS / "commands.md").read_text(), re.M)
+    told = {name: re.sub(r"\[(.*?)\]\(.*?\)", r"\1", text) for name, text in rows}
+    assert told.keys() == COMMANDS.keys()
+    for name, (_, description) in COMMANDS.items():
+        assert told[name].startswith(description), name
+
+
+def test_the_models_are_those_that_there_are():
+    import vflow
+
+    named = set(re.findall(r"`([\w-]+)`", (DOCS / "models.md").read_text()))
+    assert named >= {*vflow.list_models(), *vflow.list_trained_models()}
+
+
 def test_every_page_is_in_the_site():
-    listed = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
-    assert sorted(listed) == [p.relative_to(ROOT / "docs").as_posix() for p in PAGES]
+    text = (ROOT / "mkdocs.yml").read_text()
+    listed = re.findall(r": ([\w/-]+\.(?:md|ipynb))$", text, re.MULTILINE)
+    assert sorted(listed) == sorted(p.relative_to(DOCS).as_posix() for p in PAGES)
 
 
 def _anchors(page: Path) -> set[str]:
-    titles = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    titles = re.findall(r"^#+ (.+)$", _text(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
