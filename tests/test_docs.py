@@ -28,7 +28,8 @@ def _text(page: Path) -> str:
     if page.suffix == ".ipynb":
         cells = json.loads(text)["cells"]
         text = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-    return text
+    taken = re.fullmatch(r'--8<-- "(.+)"\n', text)  # as scripts/site_pages.py has it
+    return (ROOT / taken[1]).read_text("utf-8").replace("](docs/", "](") if taken else text
 
 
 def _python(page: Path) -> list[str]:

@@ -1,9 +1,14 @@
-"""A hook of mkdocs: notebooks below docs/ become pages of the site, with the outputs they hold."""
+"""A hook of mkdocs: what is a page of the site without being markdown below docs/.
+
+Notebooks become pages with the outputs they hold. A page that is one line, `--8<-- "FILE"`, becomes
+that file of the repository, whose links into docs/ then lead to pages.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
@@ -28,10 +33,15 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_read_source(page: Any, config: Any) -> str | None:
-    """Give a notebook's page as markdown, None for any other."""
-    if not isinstance(page.file, Notebook):
+    """Give a notebook or a file of the repository as markdown, None for any other page."""
+    text = page.file.content_string
+    if isinstance(page.file, Notebook):
+        return markdown(json.loads(text))
+    taken = re.fullmatch(r'--8<-- "(.+)"\n', text)
+    if taken is None:
         return None
-    return markdown(json.loads(page.file.content_string))
+    file = Path(config.config_file_path).parent / taken[1]
+    return file.read_text("utf-8").replace("](docs/", "](")
 
 
 def markdown(notebook: dict[str, Any]) -> str:
