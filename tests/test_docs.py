@@ -75,7 +75,9 @@ def test_a_page_of_definitions_names_what_there_is(page: str, least: int):
 def test_the_commands_are_those_that_there_are():
     from vflow.cli import COMMANDS
 
-    rows = re.findall(r"^\| .*?`vflow (\w+)`.*? \| (.*) \|$", (DOCS / "commands.md").read_text(), re.M)
+    rows = re.findall(
+        r"^\| .*?`vflow (\w+)`.*? \| (.*) \|$", (DOCS / "commands.md").read_text(), re.M
+    )
     told = {name: re.sub(r"\[(.*?)\]\(.*?\)", r"\1", text) for name, text in rows}
     assert told.keys() == COMMANDS.keys()
     for name, (_, description) in COMMANDS.items():
