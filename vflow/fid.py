@@ -42,7 +42,8 @@ class FidConfig:
     """Measure FID and KID of a model's samples against a data set; needs vflow[fid]."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A training run's folder, a model's folder or name, or a repository id on the Hub."""
+    """A trained model by name (`vflow models`), the folder of a training run or of a model, or a
+    repository of the Hugging Face Hub."""
     data: str
     """Data set, as for `vflow train`."""
     split: Literal["train", "val", "test"] = "train"

@@ -35,8 +35,8 @@ class SampleConfig:
     """Draw samples: a picture of them, and beside it a .npz with all of them."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A training run's folder, a checkpoint's, a model's, or a repository id on the Hugging Face
-    Hub. Of a run, the newest parameters are taken."""
+    """A trained model by name (`vflow models`), the folder of a training run, a checkpoint or a
+    model, or a repository of the Hugging Face Hub. Of a run, the newest parameters are taken."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
     """How many; the picture shows the first 256."""
     temperature: float = 1.0

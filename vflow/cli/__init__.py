@@ -179,11 +179,13 @@ def _usage() -> str:
         [
             "usage: vflow COMMAND ...",
             "",
-            "Flow++ and VFlow image flows: training, evaluation, sampling.",
+            "Likelihood-based image flows (VFlow, Flow++, Glow, Residual Flow): models that know",
+            "how probable an image is, and so can score, draw and compress images.",
             "",
             *lines,
             "",
-            "vflow help COMMAND lists a command's flags; torchrun -m vflow COMMAND runs several",
-            "processes of train or evaluate.",
+            "For a first look: vflow sample photos-mini, or vflow demo. vflow help COMMAND lists",
+            "a command's flags; torchrun -m vflow COMMAND runs several processes of train or",
+            "evaluate.",
         ]
     )

@@ -35,7 +35,8 @@ class CompressConfig:
     """Compress pictures or a data set, without loss, with a trained model."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A training run's folder, a model's folder, or a repository id on the Hugging Face Hub."""
+    """A trained model by name (`vflow models`), the folder of a training run or of a model, or a
+    repository of the Hugging Face Hub."""
     images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGES")] = ()
     """Picture files, and folders of them; 8-bit grey or RGB, with or without alpha."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("archive.vflow")

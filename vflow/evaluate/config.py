@@ -19,8 +19,8 @@ class EvaluateConfig:
     """Measure a model's bits/dim; the same command run again goes on where it was interrupted."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A training run's folder, a checkpoint's, a model's, or a repository id on the Hugging Face
-    Hub. Of a run, the newest parameters are taken."""
+    """A trained model by name (`vflow models`), the folder of a training run, a checkpoint or a
+    model, or a repository of the Hugging Face Hub. Of a run, the newest parameters are taken."""
     data: Annotated[str, tyro.conf.arg(help=data_help())]
     samples: int = 1
     """Importance samples an image; the published figures take 4096."""

@@ -53,7 +53,8 @@ class ScoreConfig:
     """Score images by how little they look like what a model was trained on."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A training run's folder, a model's folder, or a repository id on the Hugging Face Hub."""
+    """A trained model by name (`vflow models`), the folder of a training run or of a model, or a
+    repository of the Hugging Face Hub."""
     data: str
     """The images to score: any data set that `vflow train` takes."""
     split: Literal["train", "test"] = "test"

@@ -170,7 +170,7 @@ class TrainConfig:
     out: Path | None = None
     """Run folder, a new one or that of the run to go on with; by default runs/PRESET-DATA."""
     preset: str = "vflow-cifar10"
-    """Name of the model; `vflow models` lists them."""
+    """The plan of the model, by name; `vflow models` lists them."""
     data: Annotated[str, tyro.conf.arg(help=data_help())] = "cifar10"
     data_root: Path | None = None
     """Folder where data sets are kept or downloaded to."""
@@ -179,13 +179,13 @@ class TrainConfig:
     flip: bool = False
     """Mirror each training image, left to right, with a probability of one half."""
     init_from: str | None = None
-    """Trained model to begin with: a model's or run's folder, a checkpoint or a Hub repository.
+    """Trained model to begin with, by name (`vflow models`), folder, checkpoint or Hub repository.
     Its (averaged) parameters are taken; optimiser, average and steps begin anew."""
     resume_with_changes: bool = False
     """Go on with another batch_size, optimizer, precision, flip, model.dropout or optim.* than the
     run had; the log says which."""
     batch_size: int = 64
-    """Images a step, over all processes together."""
+    """Images that a step learns from, over all processes together."""
     steps: int | None = None
     """Steps to train for; give this or `epochs`."""
     epochs: int | None = None
