@@ -68,7 +68,7 @@ $(ENV)/.torch: | environment
 	touch "$@"
 
 $(ENV)/.installed: $(ENV)/.torch $(SOURCES)
-	"$(BIN)/python" -m pip install --quiet --editable .
+	"$(BIN)/python" -m pip install --quiet --editable '.[cli,demo]'
 	touch "$@"
 
 # All that .installed is, and what developing needs.

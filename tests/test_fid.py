@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import vflow
 from vflow.cli import main
 from vflow.fid import feature_network, features_of, frechet_distance, kernel_distance
+from vflow.runtime.extras import MissingExtra
 from vflow.sample import draw_samples
 
 HERE = "tests.test_fid"
@@ -156,5 +157,5 @@ def test_what_is_not_installed_is_named(
     monkeypatch: pytest.MonkeyPatch, missing: str, name: str
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(OSError, match=rf"features {name} need {missing.replace('_', '.')}"):
+    with pytest.raises(MissingExtra, match=rf"{name} needs {missing.replace('_', '.')}"):
         feature_network(name)

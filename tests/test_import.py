@@ -1,4 +1,4 @@
-"""What `import vflow` leaves alone: CUDA, Triton, and the CUDA library, until something needs them.
+"""What `import vflow` leaves alone until something needs it: CUDA, Triton, the CUDA library, torch.
 
 Each in a process of its own, with a stand-in that counts who asks for a device.
 """
@@ -96,6 +96,33 @@ def test_nothing_asks_for_a_device(code, imports_triton):
     *nothing_else, triton = run(code + REPORT).split()
     assert nothing_else == ["[]", "[]", "False"]
     assert imports_triton is None or triton == str(imports_triton)
+
+
+SLOW = ("huggingface_hub", "matplotlib", "PIL", "scipy", "tensorboard", "triton", "tyro")
+
+
+@pytest.mark.parametrize(
+    ("code", "left"),
+    [
+        ("import vflow", ("torch", "numpy", "safetensors", *SLOW)),
+        ("main(['--help'])", ("torch", "numpy", "safetensors", *SLOW)),
+        ("main(['--version'])", ("torch", "numpy", "safetensors", *SLOW)),
+        ("import vflow.models", SLOW),
+        ("vflow.load_model('cifar10-mini')", SLOW),
+        ("vflow.scores", ("huggingface_hub", "matplotlib", "scipy", "tensorboard", "tyro")),
+        ("vflow.train, vflow.evaluate", ("matplotlib", "scipy", "tensorboard", "tyro")),
+        ("main(['info'])", ("matplotlib", "scipy", "tensorboard", "tyro")),
+    ],
+)
+def test_what_is_not_imported(code, left):
+    """What keeps an import and a first word quick; without torch there is no counting it."""
+    setting = "import contextlib, sys, vflow\nfrom vflow.cli import main\n"
+    do = f"with contextlib.suppress(SystemExit):\n    {code}\n"
+    tell = f"print([name for name in {left!r} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", setting + do + tell], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_a_device_that_comes_later_counts():

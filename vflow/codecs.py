@@ -15,6 +15,8 @@ import torch
 from PIL import Image, features
 from torch import Tensor
 
+from vflow.runtime.extras import require
+
 MAX_SIDE = 8192
 """Pixels in a mosaic's side; images that need more go into several. WebP ends at 16383."""
 
@@ -73,8 +75,9 @@ def jpeg_xl_bytes(pixels: np.ndarray) -> int:
         pixels: uint8 [H, W, C], C from 1 to 4.
 
     Raises:
-        ImportError: If imagecodecs is not installed (pip install 'vflow[codecs]').
+        MissingExtra: If imagecodecs is not installed.
     """
+    require("imagecodecs", "JPEG XL")
     from imagecodecs import jpegxl_encode
 
     picture = pixels[..., 0] if pixels.shape[-1] == 1 else pixels

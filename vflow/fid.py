@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-import tyro
 from torch import Tensor, nn
 
 from vflow.data import images_digest, images_of_shape
@@ -26,6 +25,7 @@ from vflow.io.fields import require_choice, require_int, require_seed, take_plai
 from vflow.models.checks import require_temperature
 from vflow.models.loading import load_image_model
 from vflow.runtime.distributed import Ranks
+from vflow.runtime.extras import require, tyro
 from vflow.runtime.files import require_output, write_json
 from vflow.runtime.progress import progress_bar
 from vflow.sample import draw_samples
@@ -235,10 +235,9 @@ class _Timm(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        try:
-            import timm
-        except ImportError as error:
-            raise OSError(f"features timm:{name} need timm (pip install timm): {error}") from error
+        require("timm", f"timm:{name}")
+        import timm
+
         try:
             self.network = timm.create_model(name, pretrained=True, num_classes=0)
         except Exception as error:  # of the Hub's client, of timm, or of the connection
@@ -259,14 +258,13 @@ class _Timm(nn.Module):
 
 
 def _inception() -> nn.Module:
+    require("torch_fidelity", INCEPTION)
     try:
         import torch_fidelity  # noqa: F401
-    except (
-        Exception
-    ) as error:  # torchvision beside another build of torch raises more than one kind
+    except Exception as error:  # torchvision beside another build of torch, in more than one kind
         raise OSError(
-            f"features {INCEPTION} need torch-fidelity, which brings its weights (pip install "
-            f"'vflow[fid]'): {' '.join(str(error).split())}; timm:NAME and MODULE:NAME do without"
+            f"features {INCEPTION} need torch-fidelity, which does not import: "
+            f"{' '.join(str(error).split())}; timm:NAME and MODULE:NAME do without"
         ) from error
     try:
         network: nn.Module = _metrics().image.fid.NoTrainInceptionV3(
@@ -280,11 +278,10 @@ def _inception() -> nn.Module:
 
 
 def _metrics() -> Any:
-    try:
-        import torchmetrics.image.fid
-        import torchmetrics.image.kid
-    except ImportError as error:
-        raise OSError(f"FID needs torchmetrics (pip install 'vflow[fid]'): {error}") from error
+    require("torchmetrics", "FID")
+    import torchmetrics.image.fid
+    import torchmetrics.image.kid
+
     return torchmetrics
 
 

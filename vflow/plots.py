@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from vflow.runtime.extras import require
 from vflow.runtime.files import atomic_path
 
 if TYPE_CHECKING:
@@ -98,8 +99,9 @@ def save_curves(
     Raises:
         ValueError: If there is no run, or a file has no training record.
         OSError: If a file cannot be read or written.
+        MissingExtra: If matplotlib is not installed.
     """
-    # Imported here: matplotlib takes a second, and most who want a grid want no curves.
+    require("matplotlib", "a picture of curves")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

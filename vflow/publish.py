@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-import tyro
 
 from vflow.evaluate.evaluation import model_digest
 from vflow.io.checkpoint import newest_checkpoint
@@ -20,6 +19,7 @@ from vflow.models.pretrained import CARD_NAME
 from vflow.plots import save_curves, save_image_grid
 from vflow.report.card import Facts, card
 from vflow.report.runs import RunRecord, read_run
+from vflow.runtime.extras import require, tyro
 from vflow.runtime.files import atomic_path, write_json
 from vflow.train.facts import COUNT
 
@@ -83,7 +83,9 @@ def publish(config: PublishConfig) -> str:
         FileExistsError: If the folder holds something else.
         ValueError: If a file is damaged, or it is no image model.
         OSError: If something cannot be written, or the Hub does not take it.
+        MissingExtra: If matplotlib is not installed.
     """
+    require("matplotlib", "vflow publish")
     folder, run = config.folder, read_run(config.run)
     if folder.exists() and not (folder / "config.json").is_file() and any(folder.iterdir()):
         raise FileExistsError(f"out must be a model's folder or a new one, but {folder} is neither")

@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-import tyro
 from torch import Tensor
 
 from vflow.densities import Normal
@@ -22,6 +21,7 @@ from vflow.models.checks import require_temperature
 from vflow.models.loading import load_image_model
 from vflow.plots import save_image_grid
 from vflow.runtime.distributed import Ranks
+from vflow.runtime.extras import tyro
 from vflow.runtime.files import atomic_path, require_output
 from vflow.runtime.progress import progress_bar
 from vflow.runtime.randomness import Stream, mix

@@ -15,6 +15,7 @@ import vflow
 from vflow import scores
 from vflow.flows import ActNormConv1x1
 from vflow.nets import Trunk
+from vflow.runtime.extras import MissingExtra
 
 KINDS: dict[str, dict[str, Any]] = {
     "vflow-tiny": {"image_size": 8},
@@ -107,7 +108,7 @@ def test_jpeg_xl_by_imagecodecs_or_a_word_on_it():
     try:
         import imagecodecs  # noqa: F401
     except ImportError:
-        with pytest.raises(OSError, match=r"pip install 'vflow\[codecs\]'"):
+        with pytest.raises(MissingExtra, match=r"pip install 'vflow\[codecs\]'"):
             scores.code_bits(images, "jxl")
     else:
         assert 0 < scores.code_bits(images, "jxl")[0] < 2

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-import tyro
 
 import vflow
 from vflow.models import (
@@ -23,11 +22,12 @@ from vflow.models import (
 )
 from vflow.models.pretrained import locate, read_config
 from vflow.ops import backend
+from vflow.runtime.extras import BROUGHT_BY, install, tyro
 from vflow.runtime.threads import describe_spin
 
 LIBRARIES = (
     *("torch", "triton", "numpy", "safetensors", "huggingface_hub", "tyro", "tqdm", "tensorboard"),
-    *("matplotlib", "pillow", "scikit-image"),
+    *("matplotlib", "pillow", "scikit-image", "scipy"),
 )
 
 
@@ -107,7 +107,8 @@ def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        modules = [module for module, (package, _) in BROUGHT_BY.items() if package == name]
+        return "; ".join(["not installed", *map(install, modules)])
 
 
 def _cuda_devices() -> list[str]:

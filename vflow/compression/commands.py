@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import tyro
 
 from vflow.compression.chunk import MAX_BATCH, ChunkInfo
 from vflow.compression.compare import measure_codecs
@@ -23,6 +22,7 @@ from vflow.io.fields import require_choice, require_int
 from vflow.models import ImageFlow
 from vflow.models.loading import load_image_model
 from vflow.models.zoo import trained_folder
+from vflow.runtime.extras import tyro
 from vflow.runtime.files import atomic_path, require_output
 from vflow.runtime.memory import keep_freed_memory
 from vflow.runtime.progress import progress_bar

@@ -8,10 +8,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tqdm import tqdm
-
 from vflow.runtime.files import sync_file, sync_folder
 from vflow.runtime.locks import locked
+from vflow.runtime.progress import bar
 
 _SECONDS = 30  # without a byte
 _CHUNK = 1 << 20
@@ -82,11 +81,11 @@ def _receive(url: str, part: Path, name: str) -> None:
         total = None if left is None else have + left
         with (
             open(part, "ab" if have else "wb") as file,
-            tqdm(desc=name, total=total, initial=have, unit="B", unit_scale=True) as bar,
+            bar(desc=name, total=total, initial=have, unit="B", unit_scale=True) as shown,
         ):
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
-                bar.update(len(chunk))
+                shown.update(len(chunk))
                 have += len(chunk)
         if total is not None and have < total:
             raise OSError(f"the connection ended after {have} of {total} bytes")

@@ -12,7 +12,6 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
 from vflow.data.decode import MODES, UNREADABLE, decode
 from vflow.data.folder_cache import Notes, cache_root, cached
@@ -21,6 +20,7 @@ from vflow.data.folder_walk import SUFFIXES, Walk, walk
 from vflow.data.image_size import Size
 from vflow.data.source import Request, Source, register
 from vflow.data.split_names import in_order
+from vflow.runtime.progress import bar
 
 CACHE_FROM = 1000
 """Images from which on the decoded ones are kept."""
@@ -163,14 +163,14 @@ def _decode_all(
     with (
         warnings.catch_warnings(),
         ThreadPoolExecutor() as pool,
-        tqdm(desc="images", total=len(names), disable=len(names) < _MANY) as bar,
+        bar(desc="images", total=len(names), disable=len(names) < _MANY) as shown,
     ):
         warnings.simplefilter("ignore")  # of Pillow's, about metadata that plays no part here
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         for start in range(0, len(names), _CHUNK):
             chunk = names[start : start + _CHUNK]
             for name, result in zip(chunk, pool.map(read, chunk), strict=True):
-                bar.update()
+                shown.update()
                 if isinstance(result, str):
                     notes.setdefault(_UNREADABLE, []).append(result)
                 else:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from vflow.data.npy import UNREADABLE, read_header
 from vflow.data.source import Request, Source, register
+from vflow.runtime.progress import bar
 
 _FILES = {"train": [f"train_data_batch_{i}.npz" for i in range(1, 11)], "test": ["val_data.npz"]}
 
@@ -33,10 +33,11 @@ def load(request: Request) -> NDArray[np.uint8]:
     counts = [_read_count(path, 3 * size * size) for path in paths]
     images = np.empty((sum(counts), 3, size, size), np.uint8)
     start = 0
-    bar = tqdm(paths, request.spec, disable=len(paths) == 1)
-    for path, count in zip(bar, counts, strict=True):
-        images[start : start + count] = _read(path).reshape(count, 3, size, size)
-        start += count
+    with bar(desc=request.spec, total=len(paths), disable=len(paths) == 1) as shown:
+        for path, count in zip(paths, counts, strict=True):
+            images[start : start + count] = _read(path).reshape(count, 3, size, size)
+            start += count
+            shown.update()
     return images
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from vflow.data.image_size import Size, size_text
 from vflow.data.source import Request, Source, register
+from vflow.runtime.extras import require
 
 PHOTOGRAPHS: dict[str, tuple[str, ...]] = {
     "train": ("astronaut.png", "motorcycle_left.png", "motorcycle_right.png", "rocket.jpg"),
@@ -60,9 +61,10 @@ def load(request: Request) -> NDArray[np.uint8]:
 def _read(name: str) -> NDArray[np.uint8]:
     """Read one of scikit-image's photographs, [H, W, 3], without importing scikit-image."""
     # Found by path: skimage.data would reach for the network if a file were missing.
+    require("skimage", "photos")
     spec = importlib.util.find_spec("skimage")
-    if spec is None or spec.origin is None:
-        raise FileNotFoundError("photos needs scikit-image, which is not installed")
+    assert spec is not None
+    assert spec.origin is not None
     path = Path(spec.origin).parent / "data" / name
     if not path.is_file():
         raise FileNotFoundError(f"photos needs scikit-image's {name}, which is not at {path}")

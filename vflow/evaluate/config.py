@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
 from vflow.data import data_help
 from vflow.io.fields import require_choice, require_int, require_seed, take_plain_numbers
 from vflow.models.loading import folder_of_results
+from vflow.runtime.extras import tyro
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vflow.data import images_digest, images_of_shape
 from vflow.evaluate.config import EvaluateConfig
@@ -37,7 +36,7 @@ from vflow.models.loading import find_model, load_image_model
 from vflow.runtime.console import RunStopped
 from vflow.runtime.distributed import Ranks
 from vflow.runtime.files import require_output, write_json
-from vflow.runtime.progress import progress_bar
+from vflow.runtime.progress import Bar, progress_bar
 from vflow.runtime.tf32 import tf32
 
 
@@ -170,7 +169,7 @@ class _Evaluation:
                     text = f"{with_stderr(bits)} bits/dim, {len(seen)} images"
                     bar.set_postfix_str(text, refresh=False)
 
-    def _evaluate_batch(self, indices: list[int], bar: tqdm[Any]) -> list[ImageResult]:
+    def _evaluate_batch(self, indices: list[int], bar: Bar) -> list[ImageResult]:
         config, began = self.config, time.monotonic()
         images = self.images[indices].to(self.model.device)
         how = self.passes, config.max_rows, config.seed, bar.update

@@ -5,16 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
@@ -76,6 +66,8 @@ def locate(path: str | Path, **hub: Unpack[HubOptions]) -> tuple[Path, Path]:
     require_no_file(folder)
     if looks_local(path):
         raise NothingThereError(f"{RULE}, but there is no {path}")
+    from huggingface_hub import hf_hub_download  # no folder needs it, and it is slow to import
+
     failure: Exception | None = None
     try:
         if not hub.get("local_files_only"):
@@ -124,10 +116,12 @@ def looks_local(path: str | Path) -> bool:
 
 def _ask(repository: str, revision: str | None, token: str | bool | None) -> Exception | None:
     """Ask the Hub for a model's config; what went wrong, if it says nothing of it."""
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
+
     url = hf_hub_url(repository, CONFIG_NAME, revision=revision)
     try:
         get_hf_file_metadata(url, token=token, timeout=HUB_SECONDS)
-    except (HFValidationError, RevisionNotFoundError, EntryNotFoundError):
+    except (errors.HFValidationError, errors.RevisionNotFoundError, errors.EntryNotFoundError):
         raise
     except Exception as error:
         return error
@@ -135,18 +129,20 @@ def _ask(repository: str, revision: str | None, token: str | bool | None) -> Exc
 
 
 def _words(repository: str, revision: str | None, error: Exception) -> str:
+    from huggingface_hub import errors
+
     reason = " ".join(str(error).split())
-    if isinstance(error, HFValidationError):
+    if isinstance(error, errors.HFValidationError):
         return f"{RULE}, but there is no {repository}"
-    if isinstance(error, RevisionNotFoundError):
+    if isinstance(error, errors.RevisionNotFoundError):
         return f"revision must be one of the Hub's {repository}, got {revision!r}"
-    if isinstance(error, RepositoryNotFoundError):
+    if isinstance(error, errors.RepositoryNotFoundError):
         return f"there is no folder {repository}, nor has the Hub a model of that name for you"
-    if isinstance(error, OfflineModeIsEnabled):
+    if isinstance(error, errors.OfflineModeIsEnabled):
         why = "HF_HUB_OFFLINE is set"
-    elif isinstance(error, LocalEntryNotFoundError):
+    elif isinstance(error, errors.LocalEntryNotFoundError):
         why = "only it was to be looked in (local_files_only)"
-    elif isinstance(error, EntryNotFoundError):
+    elif isinstance(error, errors.EntryNotFoundError):
         return f"{repository} on the Hub must hold a {CONFIG_NAME} and a {WEIGHTS_NAME}: {reason}"
     else:
         why = f"the Hub did not answer: {reason}"

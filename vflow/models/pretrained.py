@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
 from torch import nn
 
 from vflow.io import format1, saved_files
@@ -26,7 +25,7 @@ CARD_NAME = "README.md"
 T = TypeVar("T", bound="Pretrained")
 
 
-class Pretrained(PyTorchModelHubMixin, library_name="vflow", tags=["normalizing-flow"]):
+class Pretrained:
     """Saving and loading of a model whose __init__ takes a `ModelConfig`."""
 
     config: ModelConfig
@@ -65,14 +64,30 @@ class Pretrained(PyTorchModelHubMixin, library_name="vflow", tags=["normalizing-
         write_json(folder / CONFIG_NAME, self.config.to_tree())
         if not (folder / CARD_NAME).exists():
             with atomic_path(folder / CARD_NAME) as path:
-                self.generate_model_card(**(model_card_kwargs or {})).save(path)
+                from vflow.models.hub import HubModel
+
+                HubModel(self).generate_model_card(**(model_card_kwargs or {})).save(path)
         if not push_to_hub:
             return None
-        push_to_hub_kwargs.pop("config", None)  # the mixin's way to the file we write ourselves
-        return self.push_to_hub(repo_id=repo_id or folder.name, **push_to_hub_kwargs)
+        return self.push_to_hub(repo_id or folder.name, **push_to_hub_kwargs)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the model to the Hugging Face Hub, with what `save_pretrained` writes.
+
+        Args:
+            repo_id: OWNER/NAME; made if need be.
+            options: What `PyTorchModelHubMixin.push_to_hub` of huggingface_hub takes, as
+                `commit_message`, `private`, `token` and `branch`.
+
+        Returns:
+            The address of the commit.
+        """
+        from vflow.models.hub import HubModel
+
+        return str(HubModel(self).push_to_hub(repo_id, **options))
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls: type[T],
         pretrained_model_name_or_path: str | Path,
         *,

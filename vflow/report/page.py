@@ -11,11 +11,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from vflow.io.evaluations import bound_of, draws_of, with_stderr
 from vflow.plots import save_curves
 from vflow.report.runs import RunRecord, differing_settings, read_run, what_differs
+from vflow.runtime.extras import require, tyro
 from vflow.runtime.files import atomic_path, require_output
 
 SHOWN_SAMPLES = 6
@@ -67,7 +66,9 @@ def report(config: ReportConfig) -> Path:
         FileNotFoundError: If a folder is none of a run.
         ValueError: If a run has recorded nothing, or a file is damaged.
         OSError: If the page cannot be written.
+        MissingExtra: If matplotlib is not installed.
     """
+    require("matplotlib", "vflow report")
     require_output("out", Path(config.out), ".html")
     runs = _with_names_of_their_own([read_run(folder) for folder in config.runs])
     with atomic_path(config.out) as temporary:

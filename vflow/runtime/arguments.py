@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-import tyro
+from vflow.runtime.extras import require
 
 T = TypeVar("T")
 
@@ -27,8 +29,15 @@ def parse(config_class: type[T], prog: str, args: Sequence[str] | None = None) -
 
     Raises:
         ValueError: If they are not what the config needs; in one line, which flag and why.
+        MissingExtra: If tyro, which reads them, is not installed.
         SystemExit: After --help.
     """
+    args = sys.argv[1:] if args is None else args
+    if not args and not dataclasses.fields(config_class):  # type: ignore[arg-type]
+        return config_class()  # as `vflow info`, which tells what is not installed
+    require("tyro", prog)
+    import tyro
+
     stderr = io.StringIO()
     try:
         with contextlib.redirect_stderr(stderr), _room():

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import ParamSpec
 
+from vflow.runtime.extras import MissingExtra
 from vflow.runtime.streams import as_unix_tools_do
 
 P = ParamSpec("P")
@@ -24,9 +25,11 @@ class RunStopped(RuntimeError):
 
 
 def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn a command's ValueError, OSError and RunStopped into one line on stderr and exit code 1.
+    """Turn the errors of a command's user into one line on stderr and exit code 1.
 
-    These are what the library raises for bad input. Anything else is a defect of ours and keeps
+    Those are ValueError, OSError, MissingExtra and RunStopped.
+
+    It is what the library raises for bad input. Anything else is a defect of ours and keeps
     its traceback, as everything does when VFLOW_TRACEBACK=1.
 
     Of the processes that torchrun starts on a machine the first speaks for all. Another one's error
@@ -44,7 +47,7 @@ def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
             raise SystemExit(EXIT_INTERRUPTED) from None
         except BrokenPipeError:  # of our output, for nothing else here writes to a pipe
             raise
-        except (ValueError, OSError, RunStopped) as error:
+        except (ValueError, OSError, MissingExtra, RunStopped) as error:
             if os.environ.get("VFLOW_TRACEBACK") == "1":
                 raise
             if not _is_first() and error not in _told_for_all:

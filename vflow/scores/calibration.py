@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
+
+from vflow.runtime.extras import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,14 @@ def auroc(known: ArrayLike, other: ArrayLike) -> float:
     Returns:
         The probability that one of `other` scores above one of `known`, ties counted half: 0.5
         tells nothing, below it the order is reversed.
+
+    Raises:
+        ValueError: If there are no scores, or one is not finite.
+        MissingExtra: If scipy is not installed.
     """
+    require("scipy", "auroc")
+    from scipy.stats import rankdata
+
     first, second = _finite("known", known), _finite("other", other)
     ranks = rankdata(np.concatenate([first, second]))[len(first) :]
     wins = ranks.sum() - len(second) * (len(second) + 1) / 2

@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-import tyro
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,6 +31,7 @@ from vflow.io.fields import (
 from vflow.models import ImageFlow
 from vflow.models.loading import load_image_model
 from vflow.runtime.distributed import Ranks
+from vflow.runtime.extras import require, tyro
 from vflow.runtime.files import atomic_path, write_json
 from vflow.runtime.progress import progress_bar
 from vflow.scores.calibration import Threshold, auroc, false_positive_rate_at, threshold_at
@@ -119,7 +119,12 @@ def score(config: ScoreConfig) -> dict[str, Any]:
     Raises:
         ValueError: If the config does not fit the model or the data.
         OSError: If something cannot be read or written.
+        MissingExtra: If matplotlib, scipy or, for jxl, imagecodecs is not installed.
     """
+    for module in ("matplotlib", "scipy"):
+        require(module, "vflow score")
+    if config.complexity == "jxl":
+        require("imagecodecs", "codec jxl")
     out = Path(config.out)
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"out must be a folder, but {out} is a file")

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vflow.codecs import SETTINGS, encoded_bytes, jpeg_xl_bytes, require_codec_images
+from vflow.runtime.extras import require
 
 CODECS = ("png", "webp", "jxl")
 
@@ -28,7 +29,8 @@ def code_bits(images: Tensor, codec: str) -> NDArray[np.float64]:
 
     Raises:
         ValueError: If the images are of another type or shape, or there is no such codec.
-        OSError: If the codec is not installed.
+        OSError: If Pillow was built without the codec.
+        MissingExtra: If imagecodecs, which jxl needs, is not installed.
     """
     if codec not in CODECS:
         raise ValueError(f"codec must be one of {', '.join(CODECS)}, got {codec!r}")
@@ -50,10 +52,5 @@ def _pillow_bytes(codec: str) -> Callable[[NDArray[np.uint8]], int]:
 
 
 def _jxl_bytes() -> Callable[[NDArray[np.uint8]], int]:
-    try:
-        import imagecodecs  # noqa: F401
-    except ImportError as error:
-        raise OSError(
-            f"codec jxl needs imagecodecs (pip install 'vflow[codecs]'): {error}"
-        ) from error
+    require("imagecodecs", "codec jxl")
     return jpeg_xl_bytes

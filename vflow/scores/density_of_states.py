@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import gaussian_kde
+
+from vflow.runtime.extras import require
 
 FLOOR = -50.0
 """Least log-density of a statistic: far out a kernel estimate is 0, and knows no more than that."""
@@ -24,9 +25,13 @@ class DensityOfStates:
 
     Raises:
         ValueError: If there is none, they differ in length, or one has no spread.
+        MissingExtra: If scipy is not installed.
     """
 
     def __init__(self, known: Mapping[str, ArrayLike]) -> None:
+        require("scipy", "DensityOfStates")
+        from scipy.stats import gaussian_kde
+
         columns = _columns(known)
         for name, values in columns.items():
             if len(values) < 2 or not np.ptp(values) > 0:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vflow.models import ImageFlow
 from vflow.plots import save_side_by_side
+from vflow.runtime.extras import require
 from vflow.runtime.files import atomic_path
 from vflow.scores.calibration import Threshold
 from vflow.scores.pixel_bits import pixel_bits
@@ -41,7 +42,9 @@ def save_histograms(
 
     Raises:
         OSError: If the file cannot be written.
+        MissingExtra: If matplotlib is not installed.
     """
+    require("matplotlib", "a picture of scores")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -104,7 +107,9 @@ def save_bits_maps(model: ImageFlow, images: Tensor, path: str | Path, seed: int
 
     Raises:
         OSError: If the file cannot be written.
+        MissingExtra: If matplotlib is not installed.
     """
+    require("matplotlib", "a picture of scores")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -175,7 +175,6 @@ def study_table(results: Mapping[tuple[int, int], Mapping[str, Any]]) -> str:
 
 
 def _figure(width: float, height: float) -> Figure:
-    # Imported here: matplotlib takes a second, and a run that shows none need not wait.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

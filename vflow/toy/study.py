@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
+from vflow.runtime.extras import require
 from vflow.runtime.files import write_json
+from vflow.runtime.progress import bar
 from vflow.toy.config import Experiment, ToyConfig
 from vflow.toy.densities import DENSITIES
 from vflow.toy.plots import save_density, save_paths, save_study, study_table
@@ -30,8 +31,10 @@ def toy(config: ToyConfig) -> dict[str, Any]:
     Raises:
         ValueError: If the folder holds an experiment of the same name and other settings.
         OSError: If the folder cannot be written.
+        MissingExtra: If matplotlib is not installed.
         RunStopped: If it is interrupted, or training diverges.
     """
+    require("matplotlib", "the toy study")
     torch.set_num_threads(config.threads)
     return _study(config) if config.study else _single(config)
 
@@ -53,10 +56,11 @@ def _single(config: ToyConfig) -> dict[str, Any]:
 
 def _study(config: ToyConfig) -> dict[str, Any]:
     grid, found = config.grid(), {}
-    with tqdm(grid, desc="study", unit="experiment", disable=None) as bar:
-        for experiment in bar:
-            bar.set_postfix_str(experiment.title)
+    with bar(total=len(grid), desc="study", unit="experiment", disable=None) as shown:
+        for experiment in grid:
+            shown.set_postfix_str(experiment.title)
             found[experiment] = run(experiment, Path(config.out) / experiment.name)
+            shown.update()
     cells = {(e.dims, e.steps): results for e, results in found.items()}
     title = f"{config.density}, {config.iterations:,} iterations, {config.seeds} seeds"
     out = Path(config.out) / f"study-{config.density}-{config.iterations}"

@@ -14,11 +14,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from vflow.models import Glow, GlowConfig, VectorVFlow, load_model
 from vflow.runtime.console import RunStopped
 from vflow.runtime.files import atomic_path, read_json, write_json
+from vflow.runtime.progress import bar
 from vflow.runtime.randomness import Stream, mix
 from vflow.runtime.signals import StopSignals
 from vflow.toy.config import DATA_DIMS, Experiment
@@ -115,9 +115,9 @@ def _train(experiment: Experiment, stack: Stack, path: Path, quiet: bool) -> flo
     total = experiment.iterations
     with (
         StopSignals() as signals,
-        tqdm(
+        bar(
             total=total, initial=start, desc=experiment.title, disable=quiet or None, unit="it"
-        ) as bar,
+        ) as shown,
     ):
         for first in range(start, total, CHUNK):
             x, eps = _chunk(experiment, first // CHUNK)
@@ -133,7 +133,7 @@ def _train(experiment: Experiment, stack: Stack, path: Path, quiet: bool) -> flo
             done, now = min(first + CHUNK, total), time.monotonic()
             if not stack.parameters.isfinite().all():
                 raise RunStopped(f"training diverged before iteration {done}: use a smaller lr")
-            bar.update(done - first)
+            shown.update(done - first)
             if done == total or signals.received or now - saved > SAVE_SECONDS:
                 _save(path, stack, optimizer, done, before + now - began)
                 saved = now

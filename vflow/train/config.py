@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-import tyro
-
 from vflow.data import data_help, parse_size
 from vflow.io.fields import (
     require_bool,
@@ -22,18 +20,21 @@ from vflow.io.fields import (
 )
 from vflow.models import ModelConfig, model_config
 from vflow.nets.recompute import Recompute, take_recompute
+from vflow.runtime.extras import tyro
 
-ImageSize: TypeAlias = Annotated[
-    int | tuple[int, int] | None,
-    tyro.constructors.PrimitiveConstructorSpec(
+
+def _image_size_flag() -> Any:
+    return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="SIDE|HEIGHTxWIDTH",
         # The config reads it, as it does "32x48" of Python.
         instance_from_str=lambda args: None if args[0] == "None" else args[0],
         is_instance=lambda value: True,
         str_from_instance=lambda value: [str(value)],
-    ),
-]
+    )
+
+
+ImageSize: TypeAlias = "Annotated[int | tuple[int, int] | None, _image_size_flag()]"
 """A height and width: 32, (32, 48) or "32x48"."""
 CHOICES = {
     "optimizer": ("adam", "adamw", "apex"),

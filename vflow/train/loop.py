@@ -12,6 +12,7 @@ from vflow.io.checkpoint import Checkpoint, list_steps, open_checkpoint
 from vflow.ops import backend
 from vflow.runtime.determinism import deterministic
 from vflow.runtime.distributed import Ranks
+from vflow.runtime.extras import require
 from vflow.train.config import TrainConfig
 from vflow.train.facts import (
     INIT_FROM,
@@ -30,6 +31,8 @@ from vflow.train.run import Run
 from vflow.train.trainer import Trainer
 
 DEFAULT_EPOCHS = 2000
+NEEDED = ("matplotlib", "tensorboard", "tqdm")
+"""What a run needs by its end, of the extra cli."""
 
 
 def train(config: TrainConfig) -> Path:
@@ -46,10 +49,13 @@ def train(config: TrainConfig) -> Path:
     Raises:
         ValueError: If the config does not fit the data, the machine or the run in the folder.
         OSError: If the data cannot be read or the folder cannot be written.
+        MissingExtra: If something of the extra cli is not installed.
         RunStopped: If the loss or the gradient is not finite ten times in a row.
         KeyboardInterrupt: After Ctrl-C, once a checkpoint is written.
         SystemExit: After SIGTERM likewise, with code 143.
     """
+    for module in NEEDED:
+        require(module, "training")
     ranks = Ranks.from_environment()
     ranks.share_of(config.batch_size, config.accumulate)
     with deterministic(config.deterministic):

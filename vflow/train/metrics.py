@@ -13,9 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
-
 from vflow.runtime.files import atomic_path
 
 
@@ -53,6 +50,9 @@ class Monitor:
     def __init__(
         self, folder: Path, step: int, total: int, batch_size: int, seconds: float
     ) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+        from tqdm import tqdm
+
         self._path = folder / "metrics.jsonl"
         kept = _records_up_to(self._path, step)
         self._evaluated = {record["step"] for record in kept if record["kind"] == "eval"}
@@ -133,7 +133,7 @@ class Monitor:
 
     def say(self, text: str) -> None:
         """Print a line, above the progress bar where there is one."""
-        tqdm.write(text, file=sys.stdout)
+        self._bar.write(text, file=sys.stdout)
         sys.stdout.flush()
 
     def sync(self) -> None:
