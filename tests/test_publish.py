@@ -164,6 +164,7 @@ def test_a_folder_that_tells_all(run: Path, tmp_path: Path) -> None:
         assert (found["model"], found["data"]) == ("tiny", "noise")
         assert f"{found['elbo_bits_per_dim']['mean']:.4f} ±" in card
     assert card.count("| noise, test |") == 2
+    assert 'vflow.load_model("tiny")' in card
     assert not any(
         str(run.parent) in (out / name).read_text() for name in (*evaluations, "README.md")
     )
@@ -178,6 +179,34 @@ def test_others_may_read_what_a_run_and_a_model_leave(run: Path, tmp_path: Path)
     files = [path for folder in (run, out) for path in folder.rglob("*") if path.is_file()]
     assert len({path.suffix for path in files}) >= 5
     assert {str(path) for path in files if path.stat().st_mode != usual} == set()
+
+
+def test_it_is_the_card_of_the_run_under_another_name(tmp_path: Path) -> None:
+    """The evaluation after the run's last step stands in for later ones, of the same weights."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8))
+    config = TrainConfig(
+        out=tmp_path / "run",
+        preset="vflow-tiny",
+        data=f"npy:{tmp_path / 'x.npy'}",
+        batch_size=4,
+        steps=1,
+        eval_every=1,
+        sample_every=0,
+        model=ModelOverrides(filters=4, components=2),
+    )
+    train(config)
+    main(["publish", str(tmp_path / "run"), "tiny", "-o", str(tmp_path / "tiny")])
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    (found,) = (record for record in map(json.loads, lines) if record["kind"] == "eval")
+    expected = f"| 2 | 1 | {found['bits_per_dim']:.4f} ± {found['stderr']:.4f} | - |"
+    of_run = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert expected in of_run
+    for ours, theirs in (("# run\n", "# tiny\n"), ('model("model")', 'model("tiny")')):
+        assert ours in of_run
+        of_run = of_run.replace(ours, theirs)
+    assert (tmp_path / "tiny" / "README.md").read_text() == of_run
+    same = [(tmp_path / place / "samples.png").read_bytes() for place in ("run/model", "tiny")]
+    assert same[0] == same[1]
 
 
 def test_a_note_stands_on_the_card(run: Path, tmp_path: Path) -> None:

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
-
 from vflow.evaluate.evaluation import model_digest
 from vflow.io.checkpoint import newest_checkpoint
 from vflow.models import ImageFlow
 from vflow.models.loading import find_model, load_image_model
-from vflow.models.pretrained import CARD_NAME
-from vflow.plots import save_curves, save_image_grid
-from vflow.report.card import Facts, card
+from vflow.report.model_folder import (
+    CURVES_NAME,
+    SAMPLES_NAME,
+    draw_pictures,
+    facts_of,
+    write_card,
+)
 from vflow.report.runs import RunRecord, read_run
 from vflow.runtime.extras import require, tyro
 from vflow.runtime.files import atomic_path, write_json
-from vflow.train.facts import COUNT
 
-SAMPLES = 64
 NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 
 
@@ -92,31 +91,21 @@ def publish(config: PublishConfig) -> str:
     source = find_model(config.run)
     model = load_image_model(source, say=True)
     evaluations = _evaluations(run, model, config)
-    facts = Facts(
-        name=config.to,
-        data=config.data or run.settings["data"],
-        note=config.note,
-        model=type(model).__name__,
-        shape=tuple(model.data_shape),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        evaluations=list(evaluations.values()),
-        **_of_checkpoint(run),
-        commit=_commit(),
-    )
-    samples = model.sample(SAMPLES, generator=torch.Generator().manual_seed(0))
+    said = {"name": config.to, "path": config.to, "note": config.note}
+    if config.data is not None:
+        said["data"] = config.data
+    facts = facts_of(run, model, _checkpoint_state(run), list(evaluations.values()), **said)
     with tempfile.TemporaryDirectory() as made:  # all that can fail, before anything is replaced
-        save_curves({facts.name: run.metrics}, Path(made) / "curves.png")
-        save_image_grid(samples, Path(made) / "samples.png")
+        draw_pictures(Path(made), run, model, config.to)
         model.save_pretrained(folder)
-        for name in ("curves.png", "samples.png"):
+        for name in (CURVES_NAME, SAMPLES_NAME):
             with atomic_path(folder / name) as path:
                 path.write_bytes((Path(made) / name).read_bytes())
     for old in folder.glob("evaluation-*.json"):
         old.unlink()
     for name, found in evaluations.items():
         write_json(folder / name, found)
-    with atomic_path(folder / CARD_NAME) as path:
-        path.write_text(card(run, facts), encoding="utf-8")
+    write_card(folder, run, facts)
     return _upload(config) if config.upload else str(folder)
 
 
@@ -132,23 +121,12 @@ def _evaluations(run: RunRecord, model: ImageFlow, config: PublishConfig) -> dic
     return found
 
 
-def _of_checkpoint(run: RunRecord) -> dict[str, Any]:
+def _checkpoint_state(run: RunRecord) -> dict[str, Any]:
     """What the newest checkpoint knows of the training."""
     checkpoint = newest_checkpoint(run.folder / "checkpoints")
     if checkpoint is None:
         raise FileNotFoundError(f"{run.folder} must hold a checkpoint, but there is none")
-    state = checkpoint.state
-    return {"training_images": state["fixed"][COUNT], "changes": state.get("changes", [])}
-
-
-def _commit() -> str | None:
-    """The library's commit, if it is run from a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
+    return checkpoint.state
 
 
 def _upload(config: PublishConfig) -> str:

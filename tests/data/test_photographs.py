@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import sys
 
 import numpy as np
 import pytest
 
 from vflow.data import load_images, photographs
+from vflow.runtime.extras import MissingExtra
 
 # Recorded once: other bytes would make bits/dim of different machines incomparable.
 SHA256 = {
@@ -100,6 +102,6 @@ def test_missing_photograph_is_named_and_not_fetched(monkeypatch):
 
 
 def test_missing_scikit_image(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(FileNotFoundError, match=r"^photos needs scikit-image, .* not installed$"):
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    with pytest.raises(MissingExtra, match=r"^photos needs scikit-image, .*'vflow\[demo\]'$"):
         load_images("photos", "test")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 import re
 import shutil
 
@@ -15,8 +16,10 @@ import vflow
 from vflow.cli import main as command
 from vflow.io.checkpoint import list_steps
 from vflow.models import ImageFlow
+from vflow.report.command import train_command
 from vflow.runtime.console import RunStopped
 from vflow.runtime.distributed import Ranks
+from vflow.runtime.randomness import Stream, generator
 from vflow.train import ModelOverrides, OptimConfig, train
 from vflow.train.evaluation import mean_bits_per_dim
 from vflow.train.inputs import load_inputs
@@ -62,8 +65,48 @@ def test_finished_model_holds_the_averaged_parameters(whole_run, make_config):
     images = load_inputs(make_config(), CPU).test
     expected = _records(whole_run, "eval")[-1]
     bits = mean_bits_per_dim(model, images, 8, 0, Ranks(), lambda: False)
-    assert bits == expected["bits_per_dim"]
+    assert bits == {"mean": expected["bits_per_dim"], "stderr": expected["stderr"]}
     assert expected["images"] == len(images)
+
+
+def test_the_standard_error_is_that_of_the_images(whole_run, make_config):
+    model = vflow.load_model(whole_run / "model")
+    images = load_inputs(make_config(), CPU).test[:8]
+    noise = generator(CPU, 0, Stream.EVALUATION, 0)
+    with torch.no_grad():
+        elbo = model(images, **model.draw_training_noise(len(images), noise))
+    each = model.to_bits_per_dim(elbo).double()
+    found = mean_bits_per_dim(model, images, 8, 0, Ranks(), lambda: False)
+    assert found["mean"] == pytest.approx(each.mean().item(), rel=1e-12)
+    assert found["stderr"] == pytest.approx(each.std().item() / len(images) ** 0.5, rel=1e-9)
+    assert mean_bits_per_dim(model, images[:1], 8, 0, Ranks(), lambda: False)["stderr"] is None
+
+
+def test_a_finished_run_leaves_a_whole_card(whole_run):
+    """As `vflow publish` writes it: data, recipe, command, pictures, bound, versions."""
+    folder = whole_run / "model"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"README.md", "config.json", "curves.png", "model.safetensors", "samples.png"}
+    card = (folder / "README.md").read_text()
+    config = json.loads((whole_run / "config.json").read_text())
+    last = _records(whole_run, "eval")[-1]
+    bound = f"{last['bits_per_dim']:.4f} ± {last['stderr']:.4f}"
+    assert f"| {config['data']}, test | {last['images']} | 1 | {bound} | - |" in card
+    assert train_command(config) in card
+    assert f"{config['steps']} steps of {config['batch_size']} images" in card
+    assert f"Written by vflow {vflow.__version__}" in card
+    assert (
+        f"trained with PyTorch {torch.__version__} and Python {platform.python_version()}" in card
+    )
+    for name in ("curves.png", "samples.png"):
+        assert f"]({name})" in card
+        with Image.open(folder / name) as picture:
+            assert min(picture.size) > 100
+
+
+def test_a_card_without_an_evaluation_says_so(make_config):
+    folder = train(make_config(eval_every=0, steps=1))
+    assert "It has not been evaluated" in (folder / "README.md").read_text()
 
 
 def test_finished_run_says_so(whole_run, make_config, capsys, tmp_path, fingerprint):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from vflow.io.evaluations import bound_of, with_stderr
@@ -19,6 +19,8 @@ class Facts:
 
     name: str
     """What the model is called."""
+    path: str
+    """What `vflow.load_model` is given."""
     data: str
     """What it was trained on, for a reader."""
     model: str
@@ -28,11 +30,13 @@ class Facts:
     parameters: int
     training_images: int
     evaluations: Sequence[Json]
-    """Files of `vflow evaluate` on these very weights."""
+    """As in files of `vflow evaluate`, on these very weights."""
     changes: Sequence[Json] = ()
     """What `--resume-with-changes` changed along the way."""
     note: str | None = None
     """What a reader should know of the data or the figures."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of vflow as it writes the card, and of what trained the last steps."""
     commit: str | None = None
     """The library's, where it was known."""
 
@@ -55,7 +59,7 @@ A {facts.model} of {facts.parameters:,} parameters for {size} images, trained on
 ```python
 import vflow
 
-model = vflow.load_model("{facts.name}")
+model = vflow.load_model("{facts.path}")
 model.sample(64)  # uint8 [64, {", ".join(map(str, facts.shape))}]
 ```
 
@@ -96,6 +100,15 @@ def _table(evaluations: Sequence[Json]) -> str:
     return "\n".join([*rows, "", *(f"Images by their digest: `{digest}`." for digest in digests)])
 
 
+def _versions(facts: Facts) -> str:
+    versions = dict(facts.versions)
+    vflow = " ".join(["vflow", *filter(None, [versions.pop("vflow", None)])])
+    commit = "" if facts.commit is None else f" at commit {facts.commit}"
+    names = {"torch": "PyTorch", "python": "Python"}
+    others = " and ".join(f"{names.get(name, name)} {text}" for name, text in versions.items())
+    return f"Written by {vflow}{commit}" + (f"; trained with {others}." if others else ".")
+
+
 def _paragraph(note: str | None) -> str:
     return "" if note is None else f"\n{note}\n"
 
@@ -112,6 +125,5 @@ def _recipe(run: RunRecord, facts: Facts) -> str:
         lines.append("It began with the weights of an earlier run.")
     for change in facts.changes:
         lines.append(f"Changed on the way: {change}.")
-    if facts.commit is not None:
-        lines.append(f"Written by vflow at commit {facts.commit}.")
+    lines.append(_versions(facts))
     return "\n".join([*lines, "", "```sh", train_command(run.config), "```"])

@@ -59,6 +59,22 @@ class RunRecord:
         """Median over the training records."""
         return statistics.median(record["images_per_second"] for record in self.train)
 
+    def evaluation_at(self, step: int) -> Json | None:
+        """The evaluation along the way after a step, in the form of `vflow evaluate`'s files."""
+        found = next((record for record in self.tests if record["step"] == step), None)
+        if found is None or found["bits_per_dim"] is None:
+            return None
+        bits = {"mean": found["bits_per_dim"], "stderr": found.get("stderr")}
+        return {
+            "data": self.settings.get("data", ""),
+            "split": found.get("split", "test"),
+            "images": found["images"],
+            "samples": 1,
+            "elbo_bits_per_dim": bits,
+            "bits_per_dim": bits,
+            "estimate": {"draws": 1} if found.get("estimated") else None,
+        }
+
     def last(self, kind: str) -> float | None:
         """Bits/dim of the last record, "train" or "test", that is a number."""
         for record in reversed(self.train if kind == "train" else self.tests):

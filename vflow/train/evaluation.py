@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -20,7 +21,7 @@ def mean_bits_per_dim(
     seed: int,
     ranks: Ranks,
     stopping: Callable[[], bool],
-) -> float | None:
+) -> dict[str, float | None] | None:
     """Mean of -ELBO / (D ln 2), the batches shared out over the processes.
 
     Where the model trains by an estimate of the ELBO, it is the mean of these, which is unbiased.
@@ -37,18 +38,27 @@ def mean_bits_per_dim(
         stopping: Asked before each batch.
 
     Returns:
-        Bits/dim; None in every process if `stopping` said so in any.
+        Bits/dim as {"mean", "stderr"}, the standard error None of a single image; None in every
+        process if `stopping` said so in any.
     """
-    total = torch.zeros(2, dtype=torch.float64, device=model.device)  # sum of bits/dim, stops
+    # The sum of bits/dim, that of their squares, stops.
+    total = torch.zeros(3, dtype=torch.float64, device=model.device)
     for index, batch in enumerate(images.split(batch_size)):
         if index % ranks.size != ranks.rank:
             continue
         if stopping():
-            total[1] = 1
+            total[2] = 1
             break
         noise = generator(model.device, seed, Stream.EVALUATION, index)
         eps = model.draw_training_noise(len(batch), noise)
         elbo = model(batch.to(model.device), **eps)
-        total[0] += model.to_bits_per_dim(elbo).double().sum()
-    bits, stops = ranks.sum(total).tolist()
-    return None if stops else bits / len(images)
+        bits = model.to_bits_per_dim(elbo).double()
+        total[:2] += torch.stack([bits.sum(), bits.square().sum()])
+    first, second, stops = ranks.sum(total).tolist()
+    if stops:
+        return None
+    count, mean = len(images), first / len(images)
+    if count == 1:
+        return {"mean": mean, "stderr": None}
+    variance = max(0.0, second / count - mean**2) * count / (count - 1)
+    return {"mean": mean, "stderr": math.sqrt(variance / count)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -99,12 +100,19 @@ class RunFolder:
         """Write config.json."""
         write_json(self.path / CONFIG_NAME, config)
 
-    def write_model(self, model: ImageFlow) -> None:
-        """Write model/, in the place of an earlier one."""
+    def write_model(self, model: ImageFlow, describe: Callable[[Path], None]) -> None:
+        """Write model/, in the place of an earlier one.
+
+        Args:
+            model: The model.
+            describe: Writes what else belongs into a folder: the model's card and its pictures.
+        """
         temporary = self.path / f"{TEMPORARY_PREFIX}model"
         old = self.path / f"{TEMPORARY_PREFIX}old-model"
         for folder in (temporary, old):
             shutil.rmtree(folder, ignore_errors=True)
+        temporary.mkdir()
+        describe(temporary)  # before, or the model would be given the card of one of unknown origin
         model.save_pretrained(temporary)
         for file in temporary.iterdir():
             sync_file(file)

@@ -7,12 +7,13 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vflow.io.evaluations import with_stderr
 from vflow.runtime.files import atomic_path
 
 
@@ -100,23 +101,29 @@ class Monitor:
             )
 
     def evaluation(
-        self, step: int, bits_per_dim: float, images: int, estimated: bool = False
+        self,
+        step: int,
+        bits_per_dim: Mapping[str, float | None],
+        images: int,
+        estimated: bool = False,
     ) -> None:
         """Write an evaluation on the test images with the averaged parameters.
 
         Args:
             step: After which step.
-            bits_per_dim: Their mean.
+            bits_per_dim: Their mean and its standard error, {"mean", "stderr"}.
             images: How many there are.
             estimated: Whether it is an unbiased estimate of the bound, and not the bound.
         """
-        values = {"bits_per_dim": bits_per_dim, "images": images}
+        values: dict[str, Any] = {"bits_per_dim": bits_per_dim["mean"], "images": images}
+        if bits_per_dim["stderr"] is not None:
+            values["stderr"] = bits_per_dim["stderr"]
         if estimated:
             values["estimated"] = True
         self._record(step, "eval", values, split="test")
         self._evaluated.add(step)
         how = " (an unbiased estimate)" if estimated else ""
-        self.say(f"step {step}: {bits_per_dim:.4f} bits/dim{how} on {images} test images")
+        self.say(f"step {step}: {with_stderr(bits_per_dim)} bits/dim{how} on {images} test images")
 
     @contextmanager
     def aside(self) -> Iterator[None]:

@@ -94,9 +94,9 @@ class Run:
                 self._read_outcomes(True)
                 if saved_step != trainer.step:
                     self._save()
-                if self.monitor and not self.stopping:
-                    self.folder.write_model(trainer.averaged_model)
-                    self.monitor.say(f"finished: {self.folder.model} after step {trainer.step}")
+                if not self.stopping:
+                    with self.ranks.together(trainer.device), tf32(False):
+                        self._finish()
             if self.stopping:
                 self._leave()
         finally:
@@ -194,11 +194,34 @@ class Run:
         trainer = self.trainer
         self.monitor.sync()
         trainer.seconds = self.monitor.seconds
-        state = {**trainer.state(), "fixed": self.facts, "changes": self.changes}
         save_checkpoint(
-            self.folder.checkpoints, trainer.step, trainer.tensors(), state, self.config.keep
+            self.folder.checkpoints,
+            trainer.step,
+            trainer.tensors(),
+            self._state(),
+            self.config.keep,
         )
         self._written = time.monotonic()
+
+    def _state(self) -> dict[str, Any]:
+        """What the checkpoint of this step holds beside tensors."""
+        return {**self.trainer.state(), "fixed": self.facts, "changes": self.changes}
+
+    def _finish(self) -> None:
+        if self.monitor is None:
+            return
+        self.folder.write_model(self.trainer.averaged_model, self._describe)
+        self.monitor.say(f"finished: {self.folder.model} after step {self.trainer.step}")
+
+    def _describe(self, folder: Path) -> None:
+        """Write the model's card with its pictures."""
+        from vflow.report.model_folder import draw_pictures, facts_of, write_card
+        from vflow.report.runs import read_run
+
+        run, model = read_run(self.folder.path), self.trainer.averaged_model
+        facts = facts_of(run, model, self._state(), name=run.name, path=self.folder.model.name)
+        draw_pictures(folder, run, model, run.name)
+        write_card(folder, run, facts)
 
     def _diverged(self, step: int, bits: float, norm: float) -> None:
         cause = "bits/dim" if not abs(bits) < float("inf") else "the gradient's norm"
