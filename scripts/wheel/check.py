@@ -33,17 +33,17 @@ CLASSIFIERS = (
 def problems(path: Path) -> list[str]:
     """What is wrong with a wheel, a line on each."""
     found = []
-    tag = re.fullmatch(r"vflow-[^-]+-py3-none-(manylinux_\d+_\d+_(\w+))\.whl", path.name)
+    tag = re.fullmatch(r"vflow-[^-]+-py3-none(?:[-.]manylinux_\d+_\d+_(x86_64|aarch64))+\.whl", path.name)
     if tag is None:
         found.append(f"{path.name} must be tagged py3-none-manylinux_2_NN_MACHINE")
     with zipfile.ZipFile(path) as file:
         names = set(file.namelist())
         found += [f"{name} is missing" for name in (LIBRARY, *NEEDED) if name not in names]
-        for name in sorted(names):
+        for name in sorted(name for name in names if not name.endswith("/")):
             if not _belongs(name):
                 found.append(f"{name} does not belong there")
             elif ".so" in Path(name).suffixes:
-                found += _problems_of_library(name, file.read(name), names, tag and tag[2])
+                found += _problems_of_library(name, file.read(name), names, tag and tag[1])
         (about,) = (name for name in names if name.endswith(".dist-info/METADATA"))
         metadata = email.parser.BytesParser().parsebytes(file.read(about))
     classifiers = metadata.get_all("Classifier", [])
@@ -52,7 +52,7 @@ def problems(path: Path) -> list[str]:
 
 
 def _belongs(name: str) -> bool:
-    if not PLACES.match(name) or "cuda" in Path(name).stem or "test" in name:
+    if not PLACES.match(name) or any(part.startswith("test") for part in Path(name).parts):
         return False
     if ".dist-info/" in name or name.startswith("vflow.libs/") or name == LIBRARY:
         return True

@@ -27,9 +27,12 @@ h1, h2 { line-height: 1.2 } h2 { margin-top: 2.5rem }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line) }
+th, td { white-space: nowrap }
 td.n, th.n { text-align: right }
-img { max-width: 100%; height: auto } .curves { background: #fff; width: 100% }
-.samples { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)) }
+img { max-width: 100%; height: auto } .curves { background: #fff; width: 100%; min-width: 38rem }
+.samples { display: grid; gap: 1rem }
+.samples { grid-template-columns: repeat(auto-fill, minmax(clamp(9rem, 22%, 14rem), 1fr)) }
+.samples img { width: 100% } details { margin-top: 1rem } footer { margin-top: 2.5rem }
 figure { margin: 0 } figcaption, footer { color: var(--faint); font-size: .85rem }
 """
 
@@ -82,7 +85,8 @@ def page(runs: Sequence[RunRecord]) -> str:
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         _summary(runs),
-        f'<h2>Curves</h2><img class="curves" alt="bits/dim against steps" src="{_curves(runs)}">',
+        '<h2>Curves</h2><div class="wide">'
+        f'<img class="curves" alt="bits/dim against steps" src="{_curves(runs)}"></div>',
         _evaluations(runs),
         _differences(runs),
         *(_samples(run) for run in runs),
@@ -110,7 +114,7 @@ def _summary(runs: Sequence[RunRecord]) -> str:
             run.settings.get("data", ""),
             f"{run.step:,}",
             _bits(run.last("train")),
-            _bits(run.last("test")) + " (estimated)" * run.test_is_estimated,
+            _test(run) + " (estimated)" * run.test_is_estimated,
             f"{run.images_per_second:.1f}",
             f"{run.hours:.2f}",
         )
@@ -201,6 +205,14 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0)
 
 def _bits(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
+
+
+def _test(run: RunRecord) -> str:
+    """The last evaluation, with its standard error where it was recorded."""
+    value = run.last("test")
+    if value is None or value != run.tests[-1]["bits_per_dim"]:
+        return _bits(value)
+    return with_stderr({"mean": value, "stderr": run.tests[-1].get("stderr")})
 
 
 def _with_names_of_their_own(runs: list[RunRecord]) -> list[RunRecord]:
