@@ -18,6 +18,7 @@ from elftools.elf.elffile import ELFFile
 
 LIBRARY = "vflow/_lib/libvflow_cpu.so"
 NEEDED = ("vflow/py.typed", "vflow/_lib/build.json", "vflow/models/zoo/cifar10-mini/config.json")
+TAGGED = re.compile(r"vflow-[^-]+-py3-none(?:[-.]manylinux_\d+_\d+_(x86_64|aarch64))+\.whl")
 PLACES = re.compile(r"vflow/|vflow\.libs/lib|vflow-[^/]+\.dist-info/")
 SUFFIXES = {".py", ".typed", ".json", ".jsonl", ".md", ".png", ".safetensors"}
 MACHINES = {"EM_X86_64": "x86_64", "EM_AARCH64": "aarch64"}
@@ -33,7 +34,7 @@ CLASSIFIERS = (
 def problems(path: Path) -> list[str]:
     """What is wrong with a wheel, a line on each."""
     found = []
-    tag = re.fullmatch(r"vflow-[^-]+-py3-none(?:[-.]manylinux_\d+_\d+_(x86_64|aarch64))+\.whl", path.name)
+    tag = TAGGED.fullmatch(path.name)
     if tag is None:
         found.append(f"{path.name} must be tagged py3-none-manylinux_2_NN_MACHINE")
     with zipfile.ZipFile(path) as file:
