@@ -19,7 +19,8 @@ int vflow_cpu_exact_convolution(const float* x, const float* weight, const float
   if (side != 1 && side != 3) return VFLOW_ERROR_FLAG;
   if (threads < 1) return VFLOW_ERROR_THREADS;
   const ExactConvolutionKernels& kernels = VFLOW_BEST_KERNELS(exact_convolution_kernels);
-  int64_t inputs, outputs, packed, room;
+  const bool tiled = side == 3 && in >= kLeastTiled;
+  int64_t inputs, outputs, packed, room, most;
   const int64_t blocks = (out + kernels.block - 1) / kernels.block;
   if (__builtin_mul_overflow(batch, height, &inputs) || __builtin_mul_overflow(inputs, width, &inputs) ||
       __builtin_mul_overflow(inputs, out, &outputs) ||
@@ -27,20 +28,30 @@ int vflow_cpu_exact_convolution(const float* x, const float* weight, const float
       __builtin_mul_overflow(inputs, int64_t{4}, &inputs) ||
       __builtin_mul_overflow(width + 2, (kRowsAtOnce + 2) * 4, &room) ||
       __builtin_mul_overflow(room, in, &room) ||
-      __builtin_mul_overflow(blocks * kernels.block, int64_t{9 * 4}, &packed) ||
-      __builtin_mul_overflow(packed, in, &packed))
+      __builtin_mul_overflow(blocks * kernels.block, int64_t{tiled ? 36 * 4 : 9 * 4}, &packed) ||
+      __builtin_mul_overflow(packed, in, &packed) ||
+      __builtin_mul_overflow(in, (kTilesAtOnce + 1) * 40 * 4, &most))
     return VFLOW_ERROR_OVERFLOW;
   if (batch == 0 || height == 0 || width == 0) return VFLOW_OK;
   if (!x || !weight || !bias || !y) return VFLOW_ERROR_NULL_POINTER;
   const int64_t runs = (height + kRowsAtOnce - 1) / kRowsAtOnce, places = batch * height * width;
-  const int64_t pieces = side == 1 ? (places + kPlacesAtOnce - 1) / kPlacesAtOnce : batch * runs;
+  const int64_t tiles = batch * ((height + 3) / 4) * ((width + 3) / 4);
+  const int64_t pieces = side == 1 ? (places + kPlacesAtOnce - 1) / kPlacesAtOnce
+                         : tiled   ? (tiles + kTilesAtOnce - 1) / kTilesAtOnce
+                                   : batch * runs;
+  if (tiled) room = kernels.tiles_room(in) * 4;
   threads = threads_for(pieces, threads);
   const Scratch weights = allocate(packed, 1), rooms = allocate(room, threads);
   if (!weights || !rooms) return VFLOW_ERROR_OUT_OF_MEMORY;
-  kernels.pack(weight, in, out, side, reinterpret_cast<float*>(weights.get()));
-  const ExactConvolutionArrays arrays{
-      x, reinterpret_cast<const float*>(weights.get()), bias, y, height, width, in, out, side};
+  float* packing = reinterpret_cast<float*>(weights.get());
+  tiled ? kernels.pack_tiles(weight, in, out, packing) : kernels.pack(weight, in, out, side, packing);
+  const ExactConvolutionArrays arrays{x, packing, bias, y, height, width, in, out, side};
   parallel_for(pieces, threads, [&](int64_t i, int thread) {
+    float* own = reinterpret_cast<float*>(rooms.get() + thread * aligned(room));
+    if (tiled) {
+      const int64_t first = i * kTilesAtOnce;
+      return kernels.tiles(arrays, first, tiles - first < kTilesAtOnce ? tiles - first : kTilesAtOnce, own);
+    }
     if (side == 1) {
       ExactConvolutionArrays piece = arrays;
       const int64_t start = i * kPlacesAtOnce;
@@ -51,8 +62,7 @@ int vflow_cpu_exact_convolution(const float* x, const float* weight, const float
       return kernels.rows(piece, 0, 0, 1, nullptr);
     }
     const int64_t first = i % runs * kRowsAtOnce;
-    kernels.rows(arrays, i / runs, first, height - first < kRowsAtOnce ? height - first : kRowsAtOnce,
-                 reinterpret_cast<float*>(rooms.get() + thread * aligned(room)));
+    kernels.rows(arrays, i / runs, first, height - first < kRowsAtOnce ? height - first : kRowsAtOnce, own);
   });
   return VFLOW_OK;
 }

@@ -1,5 +1,6 @@
 // Convolution whose every output is summed in one order, for one instruction set (VFLOW_TARGET): the bias,
-// then row by row of the window, column by column, channel by channel, each product added with one rounding.
+// then row by row of the window, column by column, channel by channel, each product added with one rounding;
+// or by tiles, whose products are so summed over the channels at each of 36 points (exact_winograd.h).
 // Vectors go across output channels, so that their width changes no sum; places outside are zeros.
 #include "exact_convolution_kernel.h"
 
@@ -7,6 +8,7 @@
 
 #include <type_traits>
 
+#include "exact_winograd.h"
 #include "fused.h"
 #include "parts.h"
 
@@ -102,8 +104,130 @@ static void rows(const ExactConvolutionArrays& arrays, int64_t image, int64_t fi
   }
 }
 
+// By tiles
+
+constexpr int64_t kSpare = 16;  // floats between points: at powers of two they would meet in the caches
+
+static int64_t tiles_room(int64_t in) {
+  return kTilePoints * (kTilesAtOnce * (in + kBlock) + 2 * kSpare) + in;
+}
+
+static void pack_tiles(const float* weight, int64_t in, int64_t out, float* packed) {
+  constexpr int n = kTileInputs;
+  for (int64_t first = 0; first < out; first += kBlock, packed += kTilePoints * in * kBlock)
+    for (int64_t k = 0; k < in; ++k) {
+      double window[3][3][kBlock], columns[n][3][kBlock], points[n][n][kBlock];
+      for (int row = 0; row < 3; ++row)
+        for (int column = 0; column < 3; ++column)
+          for (int64_t c = 0; c < kBlock; ++c)
+            window[row][column][c] =
+                first + c < out ? weight[(((first + c) * 3 + row) * 3 + column) * in + k] : 0.0f;
+      for (int column = 0; column < 3; ++column)
+        for (int64_t c = 0; c < kBlock; ++c)
+          weights_at_points(window[0][column][c], window[1][column][c], window[2][column][c],
+                            &columns[0][column][c], 3 * kBlock);
+      for (int row = 0; row < n; ++row)
+        for (int64_t c = 0; c < kBlock; ++c)
+          weights_at_points(columns[row][0][c], columns[row][1][c], columns[row][2][c], &points[row][0][c],
+                            kBlock);
+      for (int row = 0; row < n; ++row)
+        for (int column = 0; column < n; ++column)
+          for (int64_t c = 0; c < kBlock; ++c)
+            packed[((row * n + column) * in + k) * kBlock + c] = static_cast<float>(points[row][column][c]);
+    }
+}
+
+// Where the tiles of an image lie in it.
+struct TilePlace {
+  int64_t image, row, column;
+
+  TilePlace(const ExactConvolutionArrays& arrays, int64_t tile) {
+    const int64_t columns = (arrays.width + kTileOutputs - 1) / kTileOutputs;
+    const int64_t rows = (arrays.height + kTileOutputs - 1) / kTileOutputs;
+    image = tile / (rows * columns);
+    row = tile / columns % rows * kTileOutputs;
+    column = tile % columns * kTileOutputs;
+  }
+};
+
+// A tile's inputs at the points, each `stride` from the last; `zeros` are what lies outside.
+static VFLOW_NOINLINE void tile_inputs(const ExactConvolutionArrays& arrays, TilePlace place,
+                                       const float* zeros, int64_t stride, float* points) {
+  constexpr int n = kTileInputs;
+  const int64_t in = arrays.in;
+  const float* from[n][n];
+  for (int i = 0; i < n; ++i)
+    for (int j = 0; j < n; ++j) {
+      const int64_t row = place.row + i - 1, column = place.column + j - 1;
+      const bool inside = row >= 0 && row < arrays.height && column >= 0 && column < arrays.width;
+      from[i][j] =
+          inside ? arrays.x + ((place.image * arrays.height + row) * arrays.width + column) * in : zeros;
+    }
+  for (int64_t c = 0; c < in; c += kLanes<float>) {
+    V columns[n][n];
+    for (int j = 0; j < n; ++j) {
+      V line[n], at[n];
+      for (int i = 0; i < n; ++i) line[i] = load_some(from[i][j] + c, in - c);
+      inputs_at_points(line, at);
+      for (int i = 0; i < n; ++i) columns[i][j] = at[i];
+    }
+    for (int i = 0; i < n; ++i) {
+      V at[n];
+      inputs_at_points(columns[i], at);
+      for (int j = 0; j < n; ++j) store_some<float>(at[j], in - c, points + (i * n + j) * stride + c);
+    }
+  }
+}
+
+// A tile's outputs, of the channels of one vector.
+static VFLOW_NOINLINE void tile_outputs(const ExactConvolutionArrays& arrays, TilePlace place,
+                                        const float* products, int64_t stride, int64_t channel) {
+  constexpr int n = kTileInputs, outputs = kTileOutputs;
+  const int64_t filled = arrays.out - channel;
+  const V bias = load_some(arrays.bias + channel, filled);
+  V columns[outputs][n];
+  for (int j = 0; j < n; ++j) {
+    V line[n], found[outputs];
+    for (int i = 0; i < n; ++i) line[i] = load(products + (i * n + j) * stride);
+    outputs_of_points(line, found);
+    for (int i = 0; i < outputs; ++i) columns[i][j] = found[i];
+  }
+  for (int i = 0; i < outputs && place.row + i < arrays.height; ++i) {
+    V found[outputs];
+    outputs_of_points(columns[i], found);
+    const int64_t row = (place.image * arrays.height + place.row + i) * arrays.width + place.column;
+    for (int j = 0; j < outputs && place.column + j < arrays.width; ++j)
+      store_some<float>(found[j] + bias, filled, arrays.y + (row + j) * arrays.out + channel);
+  }
+}
+
+static void tiles(const ExactConvolutionArrays& arrays, int64_t first, int64_t count, float* room) {
+  const int64_t in = arrays.in, out = arrays.out;
+  const int64_t stride = kTilesAtOnce * in + kSpare, product_stride = kTilesAtOnce * kBlock + kSpare;
+  float *points = room, *products = points + kTilePoints * stride,
+        *zeros = products + kTilePoints * product_stride;
+  memset(zeros, 0, static_cast<size_t>(in) * sizeof(float));
+  for (int64_t tile = 0; tile < count; ++tile)
+    tile_inputs(arrays, TilePlace(arrays, first + tile), zeros, stride, points + tile * in);
+  const float no_bias[kBlock] = {};
+  for (int64_t channel = 0; channel < out; channel += kBlock) {
+    const int64_t vectors = out - channel > kLanes<float> ? kVectors : 1;
+    const auto line = vectors > 1 ? line_of<kVectors> : line_of<1>;
+    const float* weights = arrays.weights + channel * kTilePoints * in;
+    for (int point = 0; point < kTilePoints; ++point) {
+      const ExactConvolutionArrays sums{
+          nullptr, weights + point * in * kBlock, no_bias, nullptr, 1, count, in, kBlock, 1};
+      line(sums, points + point * stride, 0, 0, kBlock, products + point * product_stride);
+    }
+    for (int64_t tile = 0; tile < count; ++tile)
+      for (int64_t v = 0; v < vectors && channel + v * kLanes<float> < out; ++v)
+        tile_outputs(arrays, TilePlace(arrays, first + tile), products + tile * kBlock + v * kLanes<float>,
+                     product_stride, channel + v * kLanes<float>);
+  }
+}
+
 const ExactConvolutionKernels& exact_convolution_kernels() {
-  static const ExactConvolutionKernels kernels = {kBlock, pack, rows};
+  static const ExactConvolutionKernels kernels = {kBlock, pack, rows, pack_tiles, tiles_room, tiles};
   return kernels;
 }
 

@@ -1,0 +1,57 @@
+// Minimal filtering F(4x4, 3x3) (Winograd, 1980; Lavin & Gray, 2016): 4 x 4 outputs of a 3x3 convolution from
+// 6 x 6 inputs by 36 products a pair of channels, where the sum itself takes 144. Inputs and weights are
+// evaluated, rows and columns, at the points 0, +-5/8, +-3/2 and infinity; products summed over the channels
+// are interpolated back. Of points in pairs these lose little (twice a plain sum's error; +-1 and +-2, the
+// usual ones, four times), and all factors but the weights' are exact.
+#pragma once
+
+#include "fused.h"
+
+namespace vflow::VFLOW_TARGET {
+
+constexpr int kTileInputs = 6, kTileOutputs = 4, kTilePoints = kTileInputs * kTileInputs;
+
+struct WinogradPoints {
+  static constexpr double a = 0.625, b = 1.5, aa = a * a, bb = b * b;
+};
+
+// Six inputs in a line at the six points.
+VFLOW_INLINE void inputs_at_points(const FloatVector (&d)[kTileInputs], FloatVector (&at)[kTileInputs]) {
+  using V = FloatVector;
+  using P = WinogradPoints;
+  const V all = splat<V>(P::aa * P::bb), sum = splat<V>(-(P::aa + P::bb));
+  at[0] = fused(all, d[0], fused(sum, d[2], d[4]));
+  const V even_a = fused(splat<V>(-P::bb), d[2], d[4]), odd_a = fused(splat<V>(-P::bb), d[1], d[3]);
+  at[1] = fused(splat<V>(P::a), odd_a, even_a);
+  at[2] = fused(splat<V>(-P::a), odd_a, even_a);
+  const V even_b = fused(splat<V>(-P::aa), d[2], d[4]), odd_b = fused(splat<V>(-P::aa), d[1], d[3]);
+  at[3] = fused(splat<V>(P::b), odd_b, even_b);
+  at[4] = fused(splat<V>(-P::b), odd_b, even_b);
+  at[5] = fused(all, d[1], fused(sum, d[3], d[5]));
+}
+
+// Three weights in a line, to[i stride].
+VFLOW_INLINE void weights_at_points(double g0, double g1, double g2, double* to, int64_t stride) {
+  using P = WinogradPoints;
+  constexpr double of_a = 1 / (2 * P::aa * (P::aa - P::bb)), of_b = 1 / (2 * P::bb * (P::bb - P::aa));
+  const double even_a = g0 + P::aa * g2, odd_a = P::a * g1, even_b = g0 + P::bb * g2, odd_b = P::b * g1;
+  to[0] = 1 / (P::aa * P::bb) * g0;
+  to[stride] = of_a * (even_a + odd_a);
+  to[2 * stride] = of_a * (even_a - odd_a);
+  to[3 * stride] = of_b * (even_b + odd_b);
+  to[4 * stride] = of_b * (even_b - odd_b);
+  to[5 * stride] = g2;
+}
+
+// Four outputs in a line, of the products at the six points.
+VFLOW_INLINE void outputs_of_points(const FloatVector (&m)[kTileInputs], FloatVector (&y)[kTileOutputs]) {
+  using V = FloatVector;
+  using P = WinogradPoints;
+  const V even_a = m[1] + m[2], odd_a = m[1] - m[2], even_b = m[3] + m[4], odd_b = m[3] - m[4];
+  y[0] = m[0] + even_a + even_b;
+  y[1] = fused(splat<V>(P::b), odd_b, splat<V>(P::a) * odd_a);
+  y[2] = fused(splat<V>(P::bb), even_b, splat<V>(P::aa) * even_a);
+  y[3] = fused(splat<V>(P::bb * P::b), odd_b, fused(splat<V>(P::aa * P::a), odd_a, m[5]));
+}
+
+}  // namespace vflow::VFLOW_TARGET
