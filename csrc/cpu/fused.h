@@ -29,4 +29,17 @@ VFLOW_INLINE FloatVector fused(FloatVector a, FloatVector b, FloatVector c) {
 #endif
 }
 
+VFLOW_INLINE DoubleVector fused(DoubleVector a, DoubleVector b, DoubleVector c) {
+#if defined(__FMA__)
+  return bits_as<DoubleVector>(VFLOW_INTRINSIC(fmadd_pd)(
+      bits_as<DoubleRegister>(a), bits_as<DoubleRegister>(b), bits_as<DoubleRegister>(c)));
+#elif defined(__aarch64__)
+  return bits_as<DoubleVector>(
+      vfmaq_f64(bits_as<float64x2_t>(c), bits_as<float64x2_t>(a), bits_as<float64x2_t>(b)));
+#else
+  for (size_t i = 0; i < sizeof(a) / sizeof(a[0]); ++i) c[i] = fma(a[i], b[i], c[i]);
+  return c;
+#endif
+}
+
 }  // namespace vflow::VFLOW_TARGET
