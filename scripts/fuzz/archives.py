@@ -27,7 +27,7 @@ with atheris.instrument_imports(include=["vflow.compression", "json"]):
 
 EXAMPLE = {
     "model": {"digest": "0" * 64, "class": "VFlow", "name": "", "shape": [3, 8, 8]},
-    "arithmetic": "exact",
+    "arithmetic": "exact 2",
 }
 
 

@@ -214,6 +214,20 @@ def test_another_version_says_so(archive, version):
         compression.ArchiveReader(io.BytesIO(other))
 
 
+@pytest.mark.parametrize(("stored", "version"), [("exact", 1), ("exact 3", 3)])
+def test_exact_arithmetic_of_another_version_is_refused(model, archive, stored, version):
+    """By name, before anything is decoded; what is in the archive can still be listed."""
+    reader, file = container.Reader(io.BytesIO(archive)), io.BytesIO()
+    writer = container.Writer(file, {**reader.header, "arithmetic": stored})
+    for number, entry in enumerate(reader.entries):
+        writer.add(entry.kind.encode(), reader.chunk(number), entry.tiles)
+    writer.close(dict(reader.index))
+    assert len(list(compression.ArchiveReader(file).infos())) == 4
+    expected = rf"in exact arithmetic of version {version}, .* computes that of version 2"
+    with pytest.raises(ValueError, match=expected):
+        compression.ArchiveReader(file, model)
+
+
 def test_a_chunk_of_another_archive_gives_no_picture(model, archive):
     """It decodes, and all checksums are right; what the index says of the set's images is not."""
     with arithmetic(model, "exact"):

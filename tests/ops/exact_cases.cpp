@@ -39,16 +39,19 @@ static void report(const char* name, int error, uint64_t hash) {
   printf("%s %d %016llx\n", name, error, static_cast<unsigned long long>(hash));
 }
 
+static void convolution(const char* name, int side, int64_t in) {
+  const int64_t batch = 2, height = 5, width = 9, out = 21;
+  const auto x = reals<float>(batch * height * width * in, 3), bias = reals<float>(out, 1);
+  const auto weight = reals<float>(out * in * side * side, 1);
+  std::vector<float> y(batch * height * width * out);
+  const int error = vflow_cpu_exact_convolution(x.data(), weight.data(), bias.data(), y.data(), batch, height,
+                                                width, in, out, side, 2);
+  report(name, error, digest(y));
+}
+
 static void networks() {
-  for (const int side : {1, 3}) {
-    const int64_t batch = 2, height = 5, width = 9, in = 7, out = 21;
-    const auto x = reals<float>(batch * height * width * in, 3), bias = reals<float>(out, 1);
-    const auto weight = reals<float>(out * in * side * side, 1);
-    std::vector<float> y(batch * height * width * out);
-    const int error = vflow_cpu_exact_convolution(x.data(), weight.data(), bias.data(), y.data(), batch,
-                                                  height, width, in, out, side, 2);
-    report(side == 1 ? "pointwise" : "convolution", error, digest(y));
-  }
+  convolution("pointwise", 1, 7);
+  convolution("convolution", 3, 7);
   const int64_t rows = 33, features = 19;
   const auto x = reals<float>(rows * features, 5), ab = reals<float>(2 * rows * features, 5);
   const auto weight = reals<float>(features, 2), bias = reals<float>(features, 2);
@@ -136,6 +139,24 @@ static void coder() {
   report("stacks", 0, digest(lent, digest(counts, digest(states))));
 }
 
+// Mixtures so narrow that sums go to their logarithms another way, with and without the squash.
+static void far_cells() {
+  const int64_t count = 500;
+  const auto params = reals<float>(count * 14, 9);
+  const std::vector<int64_t> x = wholes(count, 36);
+  std::vector<int64_t> lower(count), width(count), cell(count);
+  for (const int squash : {0, 1}) {
+    int error = vflow_cpu_exact_mixture_cells(VFLOW_FLOAT32, x.data(), params.data(), lower.data(),
+                                              width.data(), count, 4, squash, 32, 18, 1);
+    report(squash ? "far squashed cells" : "far cells", error, digest(width, digest(lower)));
+    error = vflow_cpu_exact_mixture_find(VFLOW_FLOAT32, lower.data(), params.data(), cell.data(),
+                                         lower.data(), width.data(), count, 4, squash, 32, 18, 2);
+    bool found = true;
+    for (int64_t i = 0; i < count; ++i) found &= cell[i] == x[i] >> 18;
+    report("found", error, found);
+  }
+}
+
 // What affine couplings, Gaussian ones and priors ask of the coder.
 static void normals_and_scales() {
   const int64_t lanes = 8, capacity = 1 << 14, count = 2000;
@@ -174,4 +195,6 @@ int main() {
   coder();
   glow();
   normals_and_scales();
+  convolution("convolution by tiles", 3, 19);
+  far_cells();
 }

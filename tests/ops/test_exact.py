@@ -173,8 +173,8 @@ def numbers_of_couplings() -> str:
     return digest.hexdigest()
 
 
-RECORDED = "57fcd9e92dabaf33d44811397be4b6c0594c8fae8651df4dd75c9680d495c113"
-RECORDED_COUPLINGS = "307f827e99423dcec455249fb05cf4eb7cd4956b33b5b9ba2ff54a8f05ae96d9"
+RECORDED = "584f36c25739469375c6cac52f99a135152b00a7a524e4204fc6c4aa6ba4783d"
+RECORDED_COUPLINGS = "f4babc9f73955e4d61274d743615600df91f6d9be5249f59b4bdb0858bcfa8e8"
 
 
 @pytest.mark.parametrize(

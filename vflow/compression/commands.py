@@ -240,10 +240,10 @@ def _about(info: ChunkInfo | ValueError) -> str:
     if isinstance(info, ValueError):
         return f"damaged: {info}"
     borrowed = info.first_bytes + info.lent_bytes
-    back = f"{borrowed:,} bytes borrowed to begin with"
     return (
-        f"{info.tiles:,} tiles, {info.bytes:,} bytes, up to {info.batch} at once; {back}, of which "
-        f"{info.first_bytes:,} are the first {info.first_tiles} tiles by an ordinary codec"
+        f"{info.tiles:,} tiles, {info.bytes:,} bytes, up to {info.batch} at once; "
+        f"{borrowed:,} bytes borrowed to begin with, which decoding returns: {info.first_bytes:,} "
+        f"as the first {info.first_tiles} tiles by an ordinary codec, {info.lent_bytes:,} to nobody"
     )
 
 

@@ -17,6 +17,8 @@ from vflow.ops import use_backend
 from vflow.ops.coder import Coder
 
 ARITHMETICS = ("exact", "native")
+EXACT_VERSION = 2
+"""Of the bits that exact arithmetic gives: in archives that of version 2 is called "exact 2"."""
 
 
 def model_digest(model: ImageFlow) -> str:
@@ -49,6 +51,26 @@ def _as_digested(value: Any) -> Any:
         if not (late and "before" in field.metadata and field.metadata["before"] == item):
             found[field.name] = _as_digested(item)
     return found
+
+
+def stored_arithmetic(name: str) -> str:
+    """What an archive's header calls an arithmetic."""
+    return f"exact {EXACT_VERSION}" if name == "exact" else name
+
+
+def require_readable(stored: str) -> str:
+    """The arithmetic that a header calls so.
+
+    Raises:
+        ValueError: If it is one that this version cannot compute.
+    """
+    if stored == "native" or stored == stored_arithmetic("exact"):
+        return stored.partition(" ")[0]
+    version = stored.partition(" ")[2] or "1"  # which had no number
+    raise ValueError(
+        f"the archive is in exact arithmetic of version {version}, and this vflow computes that of "
+        f"version {EXACT_VERSION}: a vflow of its time can read it"
+    )
 
 
 @contextlib.contextmanager

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from vflow.compression.chunk import MAX_BATCH
 from vflow.compression.container import CODEC, TILES, Entry
-from vflow.compression.identity import ARITHMETICS
 from vflow.compression.pictures import grid_of
 
 MODES = {1: "L", 3: "RGB"}
@@ -34,8 +34,9 @@ def read_shape(header: dict[str, Any]) -> tuple[int, int, int]:
         raise ValueError("the header's shape cannot be")
     if not isinstance(model.get("digest"), str):
         raise ValueError("the header does not say the model's digest")
-    if header.get("arithmetic") not in ARITHMETICS:
-        raise ValueError(f"the header's arithmetic is {header.get('arithmetic')!r}")
+    stored = header.get("arithmetic")
+    if not isinstance(stored, str) or not re.fullmatch(r"native|exact( [1-9][0-9]{0,5})?", stored):
+        raise ValueError(f"the header's arithmetic is {stored!r}")
     return shape[0], shape[1], shape[2]
 
 

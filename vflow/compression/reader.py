@@ -14,7 +14,7 @@ from vflow.compression import container
 from vflow.compression.chunk import ChunkInfo, Progress, chunk_info, decode_chunk
 from vflow.compression.codable import require_codable
 from vflow.compression.codec import decode_picture
-from vflow.compression.identity import arithmetic, model_digest, probe
+from vflow.compression.identity import arithmetic, model_digest, probe, require_readable
 from vflow.compression.index import read_entries, read_probe, read_shape
 from vflow.compression.pictures import Picture, from_tiles, grid_of, part_digest
 from vflow.models import ImageFlow
@@ -30,7 +30,7 @@ class ArchiveReader:
 
     Raises:
         ValueError: If it is no archive, damaged where nothing can be read, of another model, or of
-            another machine's arithmetic.
+            another machine's or version's arithmetic.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class ArchiveReader:
         count = self._container.entries[number].tiles
         data = self._container.chunk(number)
         try:
-            with arithmetic(self._model, self.header["arithmetic"]):
+            with arithmetic(self._model, require_readable(self.header["arithmetic"])):
                 tiles = decode_chunk(self._model, data, count, self._progress)
         except ValueError as error:
             raise ValueError(f"chunk {number}: {error}") from error
@@ -164,7 +164,7 @@ class ArchiveReader:
         return tiles
 
     def _require(self, model: ImageFlow) -> None:
-        about, name = self.header["model"], self.header["arithmetic"]
+        about, name = self.header["model"], require_readable(self.header["arithmetic"])
         require_codable(model, name)
         found = model_digest(model)
         if found != about["digest"]:

@@ -12,7 +12,7 @@ from vflow.compression import container
 from vflow.compression.chunk import MAX_BATCH, Progress, batch_sizes, chunk_info, encode_chunk
 from vflow.compression.codable import require_codable
 from vflow.compression.codec import encode_picture
-from vflow.compression.identity import arithmetic, model_digest, probe
+from vflow.compression.identity import arithmetic, model_digest, probe, stored_arithmetic
 from vflow.compression.index import MAX_CHUNK_TILES, MODES
 from vflow.compression.pictures import Picture, grid_of, part_digest, to_tiles
 from vflow.models import ImageFlow
@@ -65,7 +65,7 @@ class ArchiveWriter:
                 "name": model_name,
                 "shape": list(model.data_shape),
             },
-            "arithmetic": arithmetic,
+            "arithmetic": stored_arithmetic(arithmetic),
         }
         self._container = container.Writer(file, header)
         self._waiting: list[NDArray[np.uint8]] = []
