@@ -242,8 +242,8 @@ def _about(info: ChunkInfo | ValueError) -> str:
     borrowed = info.first_bytes + info.lent_bytes
     return (
         f"{info.tiles:,} tiles, {info.bytes:,} bytes, up to {info.batch} at once; "
-        f"{borrowed:,} bytes borrowed to begin with, which decoding returns: {info.first_bytes:,} "
-        f"as the first {info.first_tiles} tiles by an ordinary codec, {info.lent_bytes:,} to nobody"
+        f"{borrowed:,} bytes borrowed to begin with and returned by decoding: {info.first_bytes:,} "
+        f"are the first {info.first_tiles} tiles by an ordinary codec, {info.lent_bytes:,} were lent"
     )
 
 
