@@ -44,7 +44,8 @@ from vflow.models import ImageFlow
 from vflow.ops.coder import LANES
 
 NUMBERS = (0, 1, 2, 3, 7, 255, 256, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63, 2**64)
-VALUES = (*NUMBERS, -1, 1.5, True, None, "", "native", "exact", "exact 2", "L", "RGB", [], {}, [1 << 30] * 2)
+ARITHMETICS = ("native", "exact", "exact 2")
+VALUES = (*NUMBERS, -1, 1.5, True, None, "", *ARITHMETICS, "L", "RGB", [], {}, [1 << 30] * 2)
 HEAD_BYTES, LANE_BYTES = 36, 16  # of a chunk of tiles, docs/format.md
 SECONDS_EACH = 30
 IMAGES, CHUNK_TILES = 48, 26

@@ -85,8 +85,8 @@ def test_a_folder_of_odd_pictures(odd, folder, tmp_path, capsys):
     run("list", archive)
     text = capsys.readouterr().out
     assert "VFlow of 3x8x8" in text
-    assert "arithmetic: exact" in text
-    assert "borrowed" in text
+    assert "arithmetic: exact 2" in text
+    assert "bytes borrowed to begin with and returned by decoding" in text
     assert "deep/er/alpha.png: 16x9 RGBA" in text
     assert "Größe 写真 🌊.webp: 8x8 RGB" in text
 

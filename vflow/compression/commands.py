@@ -242,8 +242,9 @@ def _about(info: ChunkInfo | ValueError) -> str:
     borrowed = info.first_bytes + info.lent_bytes
     return (
         f"{info.tiles:,} tiles, {info.bytes:,} bytes, up to {info.batch} at once; "
-        f"{borrowed:,} bytes borrowed to begin with and returned by decoding: {info.first_bytes:,} "
-        f"are the first {info.first_tiles} tiles by an ordinary codec, {info.lent_bytes:,} were lent"
+        f"{borrowed:,} bytes borrowed to begin with and returned by decoding: "
+        f"{info.first_bytes:,} are the first {info.first_tiles} tiles by an ordinary codec, "
+        f"{info.lent_bytes:,} were lent"
     )
 
 
