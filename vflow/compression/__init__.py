@@ -28,7 +28,7 @@ def encode(
     Args:
         model: An image model on the CPU; dropout is off.
         images: uint8 [N, C, H, W] of the model's shape.
-        arithmetic: "exact", to be decoded on every machine, or "native", on this one, faster.
+        arithmetic: "exact", to be decoded on every machine, or "native", on this one.
         batch: Most images at once, from 1 to 256: more are faster, and take more memory.
 
     Returns:

@@ -50,7 +50,7 @@ class CompressConfig:
     count: int | None = None
     """Of the data set the first so many images; by default all."""
     arithmetic: Literal["exact", "native"] = "exact"
-    """exact: decodes on every machine; native: on this one, faster."""
+    """exact: decodes on every machine; native: on this one, for networks that exact lacks."""
     verify: bool = True
     """Whether the archive is decoded and compared before it gets its name."""
     compare: bool = False

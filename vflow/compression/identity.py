@@ -75,7 +75,7 @@ def require_readable(stored: str) -> str:
 
 @contextlib.contextmanager
 def arithmetic(model: ImageFlow, name: str) -> Iterator[None]:
-    """Within, the couplings' networks run in exact or in this machine's fastest arithmetic.
+    """Within, the couplings' networks run in exact arithmetic or in PyTorch's on this machine.
 
     Dropout is off, and no gradients are kept.
 

@@ -29,7 +29,7 @@ class ArchiveWriter:
     Args:
         file: Where to, a binary file.
         model: An image model on the CPU, in evaluation mode.
-        arithmetic: "exact", to be read on every machine, or "native", on this one, faster.
+        arithmetic: "exact", to be read on every machine, or "native", on this one.
         chunk_tiles: Tiles of a chunk, which is lost as a whole where a byte of it is.
         batch: Most tiles at once.
         model_name: What the archive calls the model, beside its digest.
