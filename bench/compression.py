@@ -23,7 +23,6 @@ import vflow  # noqa: F401, before torch, for the spin of its threads
 
 # isort: on
 import torch
-import tyro
 from torch import Tensor
 
 from bench.machine import describe
@@ -33,6 +32,8 @@ from vflow.data import images_of_shape
 from vflow.models import ImageFlow
 from vflow.models.loading import load_image_model
 from vflow.ops.coder import Coder
+from vflow.runtime.console import one_line_errors
+from vflow.runtime.extras import tyro
 from vflow.runtime.files import write_json
 from vflow.runtime.memory import keep_freed_memory
 
@@ -110,8 +111,10 @@ def measure(
     return figures
 
 
-def main(options: Options) -> None:
+@one_line_errors
+def main() -> None:
     """Print a line for the bound, and three for each arithmetic."""
+    options = tyro.cli(Options)
     torch.set_num_threads(options.threads)
     keep_freed_memory()  # as `vflow compress` does
     model = load_image_model(options.model)
@@ -130,4 +133,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main()

@@ -25,10 +25,10 @@ from typing import Any, Literal
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import vflow  # before torch, for the spin of its threads
+from vflow.runtime.extras import tyro
 
 # isort: split
 import torch
-import tyro
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

@@ -31,12 +31,12 @@ import vflow  # noqa: F401, before torch, for the spin of its threads
 # isort: split
 import pytest
 import torch
-import tyro
 
 from bench.machine import copy_bandwidth, describe
 from bench.ops_cases import DTYPES, Case, cases
 from vflow.io.fields import require_choice
 from vflow.runtime.console import RunStopped, one_line_errors
+from vflow.runtime.extras import tyro
 from vflow.runtime.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent

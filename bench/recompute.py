@@ -18,10 +18,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import vflow  # before torch, for the spin of its threads
+from vflow.runtime.console import one_line_errors
+from vflow.runtime.extras import tyro
 
 # isort: split
 import torch
-import tyro
 
 from bench.machine import describe
 from bench.peak_memory import peak_memory
@@ -130,6 +131,7 @@ def show(result: dict[str, Any]) -> None:
             )
 
 
+@one_line_errors
 def main() -> None:
     """Measure, print, write."""
     options = tyro.cli(Options, description=__doc__)

@@ -30,8 +30,6 @@ import vflow  # noqa: F401, before torch, for the spin of its threads
 
 # isort: split
 import torch
-import tyro
-from tqdm import trange
 
 from bench.busy import measure_busy, print_busy
 from bench.chart import draw_chart, label_of, rows_by_workload
@@ -47,6 +45,7 @@ from vflow.io.fields import require_int
 from vflow.models import model_config
 from vflow.nets.recompute import Recompute
 from vflow.runtime.console import one_line_errors
+from vflow.runtime.extras import tyro
 from vflow.runtime.files import write_json
 from vflow.runtime.tf32 import tf32
 from vflow.train.cuda_graph import EAGER_STEPS
@@ -129,6 +128,8 @@ class Options:
 
 def measure(preset: str, options: Options) -> dict[str, Any]:
     """Time all configurations of a preset."""
+    from tqdm import trange  # comes with tyro, whose absence the command line tells
+
     assert options.batch_size is not None
     assert options.samples is not None
     device = torch.device(options.device)

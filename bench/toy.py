@@ -28,12 +28,13 @@ import vflow  # noqa: F401, before torch, for the spin of its threads
 
 # isort: split
 import torch
-import tyro
 from torch import Tensor, nn
 
 from bench.machine import describe
 from vflow.models import Glow, GlowConfig
 from vflow.nets import MLP
+from vflow.runtime.console import one_line_errors
+from vflow.runtime.extras import tyro
 from vflow.runtime.files import write_json
 from vflow.toy.stacked import Stack
 
@@ -118,8 +119,10 @@ def nflows() -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
     return model, model.log_prob
 
 
-def main(options: Options) -> None:
+@one_line_errors
+def main() -> None:
     """Time all in turns, print a table, write JSON."""
+    options = tyro.cli(Options)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     trainers = {"vflow, stacked": stacked(options.seeds)}
@@ -158,4 +161,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main()

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import vflow  # before torch, for the spin of its threads
+from vflow.runtime.console import one_line_errors
+from vflow.runtime.extras import tyro
 
 # isort: split
 import torch
-import tyro
 
 from vflow.data import load_images
 from vflow.io.checkpoint import list_steps, open_checkpoint
@@ -44,8 +45,10 @@ class Options:
     """The results: this with .json and .png."""
 
 
-def main(options: Options) -> None:
+@one_line_errors
+def main() -> None:
     """Train, evaluate, write."""
+    options = tyro.cli(Options)
     curves = {}
     for precision in PRECISIONS:
         config = TrainConfig(
@@ -120,4 +123,4 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main()

@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts import comparison
 from vflow.runtime.console import one_line_errors
+from vflow.runtime.extras import tyro
 from vflow.train import OptimConfig, TrainConfig, train
 
 OPTIM = {"lr": 0.002, "min_lr": 0.0002, "ema": 0.99}

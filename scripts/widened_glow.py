@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import vflow
 from scripts import comparison
 from vflow.runtime.console import one_line_errors
+from vflow.runtime.extras import tyro
 from vflow.train import ModelOverrides, OptimConfig, TrainConfig, train
 
 PRESET, SHAPE = "glow-cifar10", ("scales=[8,8,8]", "width=64")

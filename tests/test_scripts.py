@@ -44,3 +44,27 @@ def test_help(main, tmp_path):
     assert ran.stdout.startswith("usage: ")
     spins = re.findall(r"GOMP_SPINCOUNT = '(\d+)'", ran.stderr)
     assert set(spins) <= {threads.SPIN_COUNT}
+
+
+@pytest.mark.parametrize("main", MAINS)
+def test_tyro_is_imported_where_its_absence_is_told(main):
+    text = (ROOT / main).read_text()
+    assert not re.search(
+        r"^(import|from) (tyro|tqdm|matplotlib|scipy|skimage)\b", text, re.MULTILINE
+    )
+    if "tyro" in text:
+        assert re.search(r"@one_line_errors\ndef main\b", text)
+
+
+def test_without_the_extra_a_benchmark_says_which(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['tyro'] = None\n")
+    ran = subprocess.run(
+        [sys.executable, ROOT / "bench/throughput.py"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 1
+    line = "vflow: error: a command line needs tyro, which is not installed: "
+    assert ran.stderr == f"{line}pip install 'vflow[cli]'\n"
