@@ -25,7 +25,6 @@ from typing import Any, Literal
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import vflow  # before torch, for the spin of its threads
-from vflow.runtime.extras import tyro
 
 # isort: split
 import torch
@@ -37,6 +36,7 @@ from torch.utils.flop_counter import flop_registry
 import vflow.ops.flops  # noqa: F401
 from vflow.models import create_model
 from vflow.runtime.console import one_line_errors
+from vflow.runtime.extras import tyro
 from vflow.runtime.files import read_json
 
 PRESETS = ("vflow-cifar10", "flowpp-cifar10", "vflow-4m-c6")

@@ -18,8 +18,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import vflow  # before torch, for the spin of its threads
-from vflow.runtime.console import one_line_errors
-from vflow.runtime.extras import tyro
 
 # isort: split
 import torch
@@ -27,6 +25,8 @@ import torch
 from bench.machine import describe
 from bench.peak_memory import peak_memory
 from vflow.nets.recompute import RECOMPUTE
+from vflow.runtime.console import one_line_errors
+from vflow.runtime.extras import tyro
 from vflow.runtime.files import write_json
 
 

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import vflow  # before torch, for the spin of its threads
-from vflow.runtime.console import one_line_errors
-from vflow.runtime.extras import tyro
 
 # isort: split
 import torch
 
 from vflow.data import load_images
 from vflow.io.checkpoint import list_steps, open_checkpoint
+from vflow.runtime.console import one_line_errors
+from vflow.runtime.extras import tyro
 from vflow.runtime.files import atomic_path, write_json
 from vflow.train import OptimConfig, TrainConfig, train
 

@@ -15,20 +15,23 @@ BOUND, SAMPLED = "elbo_bits_per_dim", "bits_per_dim"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """What held-out images trained models are measured on, and how."""
+class Comparison:
+    """What models are trained and measured on: the flags that the scripts have in common."""
 
-    data: str
+    data: str = "cifar10"
     """Data set, as `vflow train` names it."""
-    images: int | None
-    """Images of the bound, from the first; None for all."""
-    sampled_images: int | None
-    """Images of the importance sampling, from the first; None for those of the bound."""
-    samples: int
+    batch_size: int = 64
+    """Images a step."""
+    seed: int = 0
+    """Seed of everything random, the same for all."""
+    images: int | None = None
+    """Held-out images of the bound, from the first; by default all."""
+    sampled_images: int | None = None
+    """Held-out images of the importance sampling, from the first; by default those of the bound."""
+    samples: int = 16
     """Importance samples an image."""
-    seed: int
 
-    def of(self, run: Path) -> dict[str, Any]:
+    def measure(self, run: Path) -> dict[str, Any]:
         """Bound and importance-sampled bits/dim of a run, and of how many images."""
         asked: dict[str, Any] = {"model": str(run), "data": self.data, "seed": self.seed}
         many = self.sampled_images if self.sampled_images is not None else self.images

@@ -27,7 +27,7 @@ OPTIM = {"lr": 0.002, "min_lr": 0.0002, "ema": 0.99}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComparisonConfig:
+class ComparisonConfig(comparison.Comparison):
     """Train models of equal size on the same images; compare them on held-out ones."""
 
     presets: tuple[str, ...] = ("vflow-photos", "flowpp-photos")
@@ -38,14 +38,6 @@ class ComparisonConfig:
     """Training steps of each."""
     batch_size: int = 16
     """Images a step."""
-    seed: int = 0
-    """Seed of everything random, the same for all."""
-    images: int | None = None
-    """Held-out images they are compared on, from the first; by default all."""
-    sampled_images: int | None = None
-    """Held-out images of the importance sampling, from the first; by default those of the bound."""
-    samples: int = 16
-    """Importance samples an image."""
     runs: Path = Path("runs/vflow-against-flowpp")
     """Folder of the runs."""
     out: Path = Path("docs/vflow-against-flowpp")
@@ -74,18 +66,11 @@ def training(config: ComparisonConfig, preset: str) -> TrainConfig:
 
 def compare(config: ComparisonConfig) -> dict[str, Any]:
     """Train and evaluate all; write the picture and the results."""
-    measured = comparison.Measurement(
-        data=config.data,
-        images=config.images,
-        sampled_images=config.sampled_images,
-        samples=config.samples,
-        seed=config.seed,
-    )
     models, curves = {}, {}
     for preset in config.presets:
         run = config.runs / preset
         train(training(config, preset))
-        models[preset] = measured.of(run)
+        models[preset] = config.measure(run)
         curves[f"{preset}, {models[preset]['parameters']:,} parameters"] = run
     results = {
         "data": config.data,

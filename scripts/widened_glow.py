@@ -27,27 +27,17 @@ TRAINED, GOING_ON, WIDENED = "Glow", "Glow, going on", "widened"
 
 
 @dataclass(frozen=True, kw_only=True)
-class WideningConfig:
+class WideningConfig(comparison.Comparison):
     """Train a small Glow; then let it go on, and go on widened, for the same steps."""
 
-    data: str = "cifar10"
-    """Data set, as `vflow train` names it."""
     steps: int = 1700
     """Training steps of the Glow, its learning rate held after the warmup."""
     further: int = 800
     """Further steps of both, the learning rate falling from the middle on."""
     extra_dims: int = 3
     """Channels of z."""
-    batch_size: int = 64
-    """Images a step."""
-    seed: int = 0
-    """Seed of everything random, the same for all."""
-    images: int | None = None
-    """Test images of the bound, from the first; by default all."""
-    samples: int = 16
-    """Importance samples an image."""
-    sampled_images: int = 1000
-    """Test images of the importance sampling, from the first."""
+    sampled_images: int | None = 1000
+    """Held-out images of the importance sampling, from the first; None for those of the bound."""
     runs: Path = Path("runs/widened-glow")
     """Folder of the runs."""
     out: Path = Path("docs/cifar10/glow-widened")
@@ -103,13 +93,6 @@ def train_all(config: WideningConfig) -> dict[str, Path]:
 def compare(config: WideningConfig) -> dict[str, Any]:
     """Train and evaluate all three; write the picture and the results."""
     runs = train_all(config)
-    measured = comparison.Measurement(
-        data=config.data,
-        images=config.images,
-        sampled_images=config.sampled_images,
-        samples=config.samples,
-        seed=config.seed,
-    )
     results: dict[str, Any] = {
         "steps": config.steps,
         "further": config.further,
@@ -117,7 +100,7 @@ def compare(config: WideningConfig) -> dict[str, Any]:
         "batch_size": config.batch_size,
         "seed": config.seed,
         "samples": config.samples,
-        "models": {label: measured.of(run) for label, run in runs.items()},
+        "models": {label: config.measure(run) for label, run in runs.items()},
     }
     before = results["models"][TRAINED][comparison.BOUND]["mean"]
     comparison.write(

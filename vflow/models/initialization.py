@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from vflow.densities.modes import evaluating
+from vflow.runtime.distributed import broadcast
 
 
 @torch.no_grad()
@@ -119,14 +120,14 @@ def _world_size() -> int:
 def _take_from_first(model: nn.Module, failed: bool) -> None:
     device = next(model.parameters()).device
     failure = torch.tensor([float(failed)], device=device)
-    dist.broadcast(failure, src=0)
+    broadcast(failure)
     if failure.item():
         if failed:
             return  # it has an error of its own to raise
         raise ValueError("the model must be initialised by the process of rank 0, which failed")
     for parameter in model.parameters():
         values = parameter.detach().contiguous()
-        dist.broadcast(values, src=0)
+        broadcast(values)
         parameter.copy_(values)
 
 

@@ -11,13 +11,14 @@ import torch
 
 import vflow
 from vflow.models import ImageFlow
+from vflow.models.pretrained import CARD_NAME
 from vflow.plots import save_curves, save_image_grid
 from vflow.report.card import Facts, card
 from vflow.report.runs import Json, RunRecord
 from vflow.runtime.files import atomic_path
 from vflow.train.facts import COUNT
 
-CARD_NAME, CURVES_NAME, SAMPLES_NAME = "README.md", "curves.png", "samples.png"
+CURVES_NAME, SAMPLES_NAME = "curves.png", "samples.png"
 SAMPLES = 64
 
 

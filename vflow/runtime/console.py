@@ -27,10 +27,9 @@ class RunStopped(RuntimeError):
 def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
     """Turn the errors of a command's user into one line on stderr and exit code 1.
 
-    Those are ValueError, OSError, MissingExtra and RunStopped.
-
-    It is what the library raises for bad input. Anything else is a defect of ours and keeps
-    its traceback, as everything does when VFLOW_TRACEBACK=1.
+    Those are ValueError, OSError, MissingExtra and RunStopped, which the library raises for what a
+    user can mend. Anything else is a defect of ours and keeps its traceback, as everything does
+    when VFLOW_TRACEBACK=1.
 
     Of the processes that torchrun starts on a machine the first speaks for all. Another one's error
     is its own if the first has not ended them all after a while, and is told then.

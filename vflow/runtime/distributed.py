@@ -27,15 +27,11 @@ LONGEST_RELEASE = 10.0
 
 
 class Shared:
-    """The store that torchrun's processes share, how often they have met over it, what they lent.
-
-    `lent` is what the process group's threads may still hold of the tensors in its collectives.
-    """
+    """The store that torchrun's processes share, and how often they have met over it."""
 
     def __init__(self) -> None:
         self.store: dist.Store | None = None
         self.turns = count()
-        self.lent: list[weakref.ref[Tensor]] = []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,32 +135,9 @@ class Ranks:
         except Exception:
             raise  # the others may be in the middle of a collective: leave that to torchrun
         except BaseException:
-            self._leave()
+            _leave_group()
             raise
-        self._leave()
-
-    def _leave(self) -> None:
-        """Leave the process group, once its threads have let go of what they were lent.
-
-        A thread of gloo lets go of a collective's tensors some time after the collective is done,
-        and takes the interpreter's lock to do so. Before Python 3.14, one that asks for the lock
-        while the interpreter ends is ended itself, in C++ that cannot be left that way: the process
-        would abort. The group's threads outlive the group.
-        """
-        deadline = time.monotonic() + LONGEST_RELEASE
-        while any(lent() is not None for lent in self._shared.lent):
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.001)
-        dist.destroy_process_group()
-
-    def _collective(self, run: Callable[..., object], *tensors: Tensor) -> None:
-        """Run a collective on tensors, and remember what the process group's threads were lent."""
-        # Tensors of their own on the same values: that they are gone says that nobody holds them.
-        views = [tensor.detach() for tensor in tensors]
-        known = [lent for lent in self._shared.lent if lent() is not None]
-        self._shared.lent = [*known, *map(weakref.ref, views)]
-        run(*views)
+        _leave_group()
 
     @contextmanager
     def together(self, device: torch.device) -> Iterator[None]:
@@ -209,7 +182,7 @@ class Ranks:
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over the processes, in place, bit for bit the same in all of them."""
         if self.size > 1:
-            self._collective(dist.all_reduce, tensor)
+            _collective(dist.all_reduce, tensor)
         return tensor
 
     def from_main(self, number: int, device: torch.device) -> int:
@@ -217,7 +190,7 @@ class Ranks:
         if self.size == 1:
             return number
         tensor = torch.tensor([number], device=device)
-        self._collective(partial(dist.broadcast, src=0), tensor)
+        broadcast(tensor)
         return int(tensor.item())
 
     def require_same(self, module: nn.Module, what: str) -> None:
@@ -236,9 +209,39 @@ class Ranks:
         device = next(module.parameters()).device
         mine = torch.tensor([number], device=device)
         all_ranks = [torch.empty_like(mine) for _ in range(self.size)]
-        self._collective(
-            lambda *parts: dist.all_gather(list(parts[1:]), parts[0]), mine, *all_ranks
-        )
+        _collective(lambda *views: dist.all_gather(list(views[1:]), views[0]), mine, *all_ranks)
         differing = [rank for rank, other in enumerate(all_ranks) if other.item() != all_ranks[0]]
         if differing:
             raise RunStopped(f"{what} must be the same in all processes, but {differing} differ")
+
+
+def broadcast(tensor: Tensor) -> None:
+    """Give a tensor of every process of the group the first one's values, in place."""
+    _collective(partial(dist.broadcast, src=0), tensor)
+
+
+_lent: list[weakref.ref[Tensor]] = []
+"""What the group's threads may still hold of the tensors in its collectives."""
+
+
+def _collective(run: Callable[..., object], *tensors: Tensor) -> None:
+    """Run a collective on tensors, and remember what the group's threads were lent."""
+    # Tensors of their own on the same values: that they are gone says that nobody holds them.
+    views = [tensor.detach() for tensor in tensors]
+    _lent[:] = [lent for lent in _lent if lent() is not None]
+    _lent.extend(map(weakref.ref, views))
+    run(*views)
+
+
+def _leave_group() -> None:
+    """Leave the process group, once its threads have let go of what they were lent.
+
+    A thread of gloo lets go of a collective's tensors some time after the collective is done, and
+    takes the interpreter's lock to do so. Before Python 3.14, one that asks for the lock while the
+    interpreter ends is ended itself, in C++ that cannot be left that way: the process would abort.
+    The group's threads outlive the group.
+    """
+    deadline = time.monotonic() + LONGEST_RELEASE
+    while any(lent() is not None for lent in _lent) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    dist.destroy_process_group()
