@@ -140,6 +140,40 @@ def vflow_1m_c6() -> VFlowConfig:
     return _vflow_1m(extra_dims=3, blocks=3, posterior_blocks=1, affine_blocks=2)
 
 
+# And at 350 thousand, for an hour or two of a CPU: no attention, r and q without parameters
+
+
+def _small(blocks: int) -> dict[str, Any]:
+    return {
+        "filters": 16,
+        "blocks": blocks,
+        "components": 4,
+        "attention": False,
+        "dropout": 0.0,
+        "dequantizer": "uniform",
+        "full_stages": (("checkerboard", 2),),
+        "half_stages": (("checkerboard", 2), ("channel", 3)),
+    }
+
+
+@_preset("flowpp-350k")
+def flowpp_350k() -> FlowPlusPlusConfig:
+    """Flow++, 348 thousand parameters, to hold against vflow-350k-c4 and -c6."""
+    return FlowPlusPlusConfig(**_small(blocks=5))
+
+
+@_preset("vflow-350k-c4")
+def vflow_350k_c4() -> VFlowConfig:
+    """VFlow with 1 extra channel, 358 thousand parameters."""
+    return VFlowConfig(**_small(blocks=4), extra_dims=1, posterior="normal")
+
+
+@_preset("vflow-350k-c6")
+def vflow_350k_c6() -> VFlowConfig:
+    """VFlow with 3 extra channels, 338 thousand parameters."""
+    return VFlowConfig(**_small(blocks=1), extra_dims=3, posterior="normal")
+
+
 # Small models for photographs, made to learn within minutes on a CPU: no attention, few blocks
 
 
