@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-#define VFLOW_ABI_VERSION 5
+#define VFLOW_ABI_VERSION 6
 
 #if defined(_WIN32)
 #define VFLOW_API extern "C" __declspec(dllexport)
@@ -224,6 +224,18 @@ VFLOW_API int vflow_cuda_concat_elu_dropout_backward(int dtype, const void* grad
                                                      void* stream);
 VFLOW_API int vflow_cuda_dropout(int dtype, const void* x, const int64_t* seed, void* y, int64_t rows,
                                  int64_t channels, double dropout, int device, void* stream);
+
+// y [batch, height, width, out] = bias + x [batch, height, width, in] convolved with weight [out, 3, 3, in],
+// zeros around; or, `transposed`, with that of the convolution whose transpose it is, weight [in, 3, 3, out].
+// Weight and bias are float, x and y float or bfloat16.
+VFLOW_API int vflow_cpu_conv3x3(int dtype, const void* x, const float* weight, const float* bias, void* y,
+                                int64_t batch, int64_t height, int64_t width, int64_t in, int64_t out,
+                                int transposed, int threads);
+
+// The gradient of its weight, float [out, 3, 3, in], for grad [batch, height, width, out].
+VFLOW_API int vflow_cpu_conv3x3_backward(int dtype, const void* grad, const void* x, float* grad_weight,
+                                         int64_t batch, int64_t height, int64_t width, int64_t in,
+                                         int64_t out, int threads);
 
 // The lossless coder. A coder's lanes are stacks of bits, each a state of at least 2^32 over `capacity` words
 // of which `counts` are in use; an operation may add two words a number to its lane, and eight where the

@@ -24,6 +24,7 @@ _CHANNELS = {"batch": 2, "positions": 1, "channels": 3}
 _NORM = {"rows": 2, "features": 3}
 _ELU = {"rows": 2, "channels": 3}
 _HEADS = {"batch": 1, "positions": 3, "heads": 2, "width": 2}
+_IMAGES = {"batch": 1, "height": 5, "width": 6, "in": 3, "out": 4}
 _WEIGHTS = _pointers("scale", "bias", "weight")
 CALLS = {
     "mixlogistic": {**_rows("x"), **_pointers("params", "y", "logdet"), **_MIXTURE},
@@ -64,6 +65,8 @@ CALLS = {
         **_pointers("grad", "grad_log_total", "qkv", "output", "log_total", "grad_qkv"),
         **_HEADS,
     },
+    "conv3x3": {**_pointers("x", "weight", "bias", "y"), **_IMAGES, "transposed": 0},
+    "conv3x3_backward": {**_pointers("grad", "x", "grad_weight"), **_IMAGES},
 }
 # Arguments that make a call bad, of the functions that have them all, and a word of the message.
 MISUSE = [
@@ -72,6 +75,8 @@ MISUSE = [
     ({"elements": -1}, "negative"),
     ({"positions": -1}, "negative"),
     ({"rows": -1}, "negative"),
+    ({"height": -1}, "negative"),
+    ({"height": 3, "width": -1}, "negative"),
     ({"components": 0}, "at least 1"),
     ({"components": -3}, "at least 1"),
     ({"channels": 0}, "at least 1"),
@@ -79,7 +84,9 @@ MISUSE = [
     ({"features": 0}, "at least 1"),
     ({"features": -3}, "at least 1"),
     ({"heads": 0}, "at least 1"),
-    ({"width": 0}, "at least 1"),
+    ({"heads": 2, "width": 0}, "at least 1"),
+    ({"in": 0}, "at least 1"),
+    ({"out": -2}, "at least 1"),
     ({"batch": 2**62}, "too large"),
     ({"rows": 2**62}, "too large"),
     ({"components": 2**62}, "too large"),
@@ -90,7 +97,11 @@ MISUSE = [
     ({"batch": 2**40, "positions": 2**40}, "too large"),
     ({"rows": 2**40, "channels": 2**40}, "too large"),
     ({"rows": 2**40, "features": 2**40}, "too large"),
+    ({"in": 2**40, "out": 2**40}, "too large"),
+    ({"height": 2**40, "width": 2**40}, "too large"),
     ({"squash": 2}, "flag"),
+    ({"transposed": 2}, "flag"),
+    ({"dtype": 1, "in": 3}, "dtype"),  # float64
     ({"dropout": -0.1}, "dropout"),
     ({"dropout": 1.0}, "dropout"),
     ({"dropout": math.nan}, "dropout"),

@@ -16,7 +16,7 @@ struct ExactConvolutionArrays {
   int side;  // 1 or 3
 };
 
-// Of 3x3 convolutions those with so many input channels go by tiles of 4x4 outputs (exact_winograd.h): fewer
+// Of 3x3 convolutions those with so many input channels go by tiles of 4x4 outputs (winograd.h): fewer
 // do not repay the transforms. It decides the bits, and so it is the same for every instruction set.
 constexpr int64_t kLeastTiled = 16;
 constexpr int64_t kTilesAtOnce = 24;

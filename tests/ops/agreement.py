@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.ops.inputs import outputs
-from tests.tolerances import assert_within_budget
+from tests.tolerances import MULTIPLE, assert_within_budget
 from vflow.ops import use_backend
 
 STORED = [torch.float32, torch.float64, torch.bfloat16]
@@ -37,7 +37,10 @@ def values_and_gradients(
 
 
 def assert_agrees(
-    function: Callable, inputs: tuple[Tensor, ...], differentiable: bool = True
+    function: Callable,
+    inputs: tuple[Tensor, ...],
+    differentiable: bool = True,
+    multiple: float = MULTIPLE,
 ) -> None:
     """Hold "cpu" to the reference: within the budget.
 
@@ -56,7 +59,7 @@ def assert_agrees(
             error = (a - t).abs() / t.abs().amax().clamp_min(1) if t.numel() else t
             assert (error < 1e-12).all(), f"output or gradient {i}"
         else:
-            assert_within_budget(f"output or gradient {i}", a, r, t)
+            assert_within_budget(f"output or gradient {i}", a, r, t, multiple=multiple)
 
 
 def assert_same_bits(actual: list[Tensor], expected: list[Tensor], what: object = None) -> None:

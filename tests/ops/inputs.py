@@ -124,6 +124,17 @@ def plain_self_attention(qkv: Tensor) -> Tensor:
     return (scores.softmax(-1) @ v).transpose(1, 2)
 
 
+def plain_conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    padded = torch.nn.functional.pad(x, (0, 0, 1, 1, 1, 1))
+    windows = padded.unfold(1, 3, 1).unfold(2, 3, 1)  # [B, H, W, in, 3, 3]
+    return torch.einsum("bhwiyx,oiyx->bhwo", windows, weight) + bias
+
+
+def conv3x3_inputs(batch: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    shapes = (batch, 6, 8, 16), (17, 16, 3, 3), (17,)
+    return tuple((0.3 * torch.randn(shape)).to(dtype) for shape in shapes)
+
+
 DIFFERENTIABLE = {
     "mixlogistic": Case(ops.mixlogistic, mixture_inputs, plain_mixlogistic, extra=(True,)),
     "mixlogistic one component": Case(
@@ -161,6 +172,7 @@ DIFFERENTIABLE = {
     "self_attention": Case(
         ops.self_attention, lambda b, d: (torch.randn(b, 6, 3, 2, 5).to(d),), plain_self_attention
     ),
+    "conv3x3": Case(ops.conv3x3, conv3x3_inputs, plain_conv3x3),
 }
 INVERSES = {
     "mixlogistic_inverse": Case(ops.mixlogistic_inverse, mixture_inputs, extra=(True,)),

@@ -21,6 +21,14 @@ def test_attention_counts_six_products_forward_and_backward():
     assert _count(lambda: vflow.ops.self_attention(qkv).sum().backward()) == 6 * product
 
 
+def test_a_convolution_counts_the_products_of_a_plain_one():
+    x, bias = torch.randn(2, 8, 8, 16, requires_grad=True), torch.zeros(24)
+    weight = torch.randn(24, 16, 3, 3, requires_grad=True)
+    product = 2 * 2 * 8 * 8 * 9 * 16 * 24
+    assert _count(lambda: vflow.ops.conv3x3(x, weight, bias)) == product
+    assert _count(lambda: vflow.ops.conv3x3(x, weight, bias).sum().backward()) == 3 * product
+
+
 def test_actnorm_conv1x1_counts_three_products_forward_and_backward():
     x = torch.randn(2, 4, 5, 6, requires_grad=True)
     scale, bias, weight = torch.ones(4, 5, 6), torch.zeros(4, 5, 6), torch.eye(6)

@@ -76,6 +76,12 @@ BAD = [
     (ops.self_attention, (t(2, 0, 3, 1, 5),), "got (2, 0, 3, 1, 5)"),
     (ops.self_attention, (t(2, 4, 3, 1, 5, dtype=torch.int64),), "qkv must have dtype"),
     (ops.self_attention, (None,), "qkv must be a torch.Tensor, got NoneType"),
+    (ops.conv3x3, (t(2, 4, 5), t(6, 5, 3, 3), t(6)), "x must have shape [B, H, W, in], got (2, 4, 5)"),
+    (ops.conv3x3, (t(2, 4, 4, 5), t(6, 4, 3, 3), t(6)), "weight must have shape [out, in, 3, 3] = [out, 5, 3, 3], got (6, 4, 3, 3)"),
+    (ops.conv3x3, (t(2, 4, 4, 5), t(6, 5, 3), t(6)), "got (6, 5, 3)"),
+    (ops.conv3x3, (t(2, 4, 4, 5), t(6, 5, 3, 3), t(5)), "bias must have shape [out] = [6], got (5,)"),
+    (ops.conv3x3, (t(2, 4, 4, 5), t(6, 5, 3, 3, dtype=torch.float64), t(6)), "weight must have dtype torch.float32, that of x, got torch.float64"),
+    (ops.conv3x3, (None, t(6, 5, 3, 3), t(6)), "x must be a torch.Tensor, got NoneType"),
 ]  # fmt: skip
 
 

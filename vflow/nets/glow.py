@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vflow.nets.embedding import copy_parameters, embed_inputs, embed_outputs
-from vflow.ops import backend, exact
+from vflow.ops import backend, conv3x3, exact
 
 INITIAL_STD = 0.05
 STD_EPSILON = 1e-6
@@ -124,11 +124,12 @@ class _All:
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A convolution of NHWC images that keeps their size: [B, H, W, in] -> [B, H, W, out]."""
+    bias = weight.new_zeros(len(weight)) if bias is None else bias
+    if weight.shape[-1] == 3:
+        return conv3x3(x, weight, bias)
     if backend.is_exact():
-        bias = weight.new_zeros(len(weight)) if bias is None else bias
-        return exact.convolution(x, weight if weight.shape[-1] == 3 else weight.flatten(1), bias)
-    padding = weight.shape[-1] // 2
-    return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=padding).permute(0, 2, 3, 1)
+        return exact.convolution(x, weight.flatten(1), bias)
+    return F.linear(x, weight.flatten(1), bias)
 
 
 def _exp(x: Tensor) -> Tensor:

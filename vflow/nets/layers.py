@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vflow.ops import backend, exact
+from vflow.ops import backend, conv3x3, exact
 
 INITIAL_STD = 0.05
 VARIANCE_EPSILON = 1e-8
@@ -82,12 +82,7 @@ class Conv3x3(DataInitialized):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the convolution."""
-        weight = self.acting_weight()
-        if backend.is_exact():
-            return exact.convolution(x, weight, self.bias)
-        # A permuted NHWC tensor is what PyTorch calls channels_last: nothing is copied.
-        x_nchw = x.permute(0, 3, 1, 2)
-        return F.conv2d(x_nchw, weight, self.bias, padding=1).permute(0, 2, 3, 1)
+        return conv3x3(x, self.acting_weight(), self.bias)
 
 
 class Pointwise(DataInitialized):

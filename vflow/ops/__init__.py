@@ -8,6 +8,7 @@ asked for by name refuses the rest.
 from vflow.ops.actnorm_conv1x1 import actnorm_conv1x1, actnorm_conv1x1_inverse
 from vflow.ops.backend import use_backend
 from vflow.ops.concat_elu import concat_elu
+from vflow.ops.conv3x3 import conv3x3
 from vflow.ops.dropout import dropout
 from vflow.ops.gated_residual_norm import gated_residual_norm
 from vflow.ops.mixlogistic import mixlogistic
@@ -18,6 +19,7 @@ __all__ = [
     "actnorm_conv1x1",
     "actnorm_conv1x1_inverse",
     "concat_elu",
+    "conv3x3",
     "dropout",
     "gated_residual_norm",
     "mixlogistic",

@@ -45,3 +45,18 @@ def _actnorm_conv1x1(x: _Shape, *_: Any, **__: Any) -> int:
 @register_flop_formula(torch.ops.vflow.actnorm_conv1x1_backward)
 def _actnorm_conv1x1_backward(grad_y: _Shape, *_: Any, **__: Any) -> int:
     return 2 * _channel_product(grad_y)
+
+
+def _windows(x: _Shape, weight: _Shape) -> int:
+    """The products of a plain 3x3 convolution, however it is computed."""
+    return 2 * math.prod(x[:-1]) * math.prod(weight)
+
+
+@register_flop_formula(torch.ops.vflow.conv3x3)
+def _conv3x3(x: _Shape, weight: _Shape, *_: Any, **__: Any) -> int:
+    return _windows(x, weight)
+
+
+@register_flop_formula(torch.ops.vflow.conv3x3_backward)
+def _conv3x3_backward(grad: _Shape, x: _Shape, weight: _Shape, *_: Any, **__: Any) -> int:
+    return 2 * _windows(x, weight)

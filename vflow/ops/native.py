@@ -6,6 +6,7 @@ import ctypes
 import functools
 import json
 import os
+import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 
 from vflow.ops import gpu
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 # Another folder, of a build with sanitizers for instance, may be named in the environment.
 LIBRARY_FOLDER = Path(
     os.environ.get("VFLOW_LIBRARY_FOLDER", Path(__file__).resolve().parent.parent / "_lib")
@@ -24,6 +25,7 @@ TARGET_VARIABLE = "VFLOW_CPU_TARGET"
 # enum vflow_dtype
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 CUDA_DTYPES = {**DTYPES, torch.float16: 3}
+_X86 = ("x86_64", "AMD64", "amd64")
 LEAST_CAPABILITY = (8, 0)  # of a device that the CUDA library has code for
 
 _P, _I64, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
@@ -72,6 +74,8 @@ FUNCTIONS = {
     "dropout": Function([_P] * 3, 2, [_DOUBLE]),
     "self_attention": Function([_P] * 3, 4, cuda=False),
     "self_attention_backward": Function([_P] * 6, 4, cuda=False),
+    "conv3x3": Function([_P] * 4, 5, [_INT], cuda=False),
+    "conv3x3_backward": Function([_P] * 3, 5, cuda=False),
 }
 
 # The coder's and the exact functions, the CPU's alone: what they take before the threads.
@@ -125,6 +129,15 @@ def cpu_library() -> ctypes.CDLL:
             f"(the best is {target}), got {wish!r}"
         )
     return library
+
+
+@functools.cache
+def fused_missing() -> str | None:
+    """Say why kernels that live on fused products and sums cannot be used, or None if they can."""
+    missing = cpu_missing()
+    if missing is None and platform.machine() in _X86 and cpu_target() in ("generic", "x86-64-v2"):
+        return f"the instruction set {cpu_target()} has no fused products and sums"
+    return missing
 
 
 def cpu_target() -> str:

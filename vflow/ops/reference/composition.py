@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from vflow.ops.reference import mixlogistic_inverse as inverses
 from vflow.ops.reference.actnorm_conv1x1 import actnorm_conv1x1, actnorm_conv1x1_inverse
+from vflow.ops.reference.conv3x3 import convolve
 from vflow.ops.reference.dropout import dropout, dropout_factors
 from vflow.ops.reference.gated_residual_norm import EPS
 from vflow.ops.reference.mixlogistic import MIN_LOG_SCALE, SQUASH_FLOOR, SQUASH_SPAN
@@ -26,6 +27,7 @@ __all__ = [
     "actnorm_conv1x1_inverse",
     "concat_elu",
     "concat_elu_dropout",
+    "conv3x3",
     "dropout",
     "gated_residual_norm",
     "mixlogistic",
@@ -58,6 +60,13 @@ def gated_residual_norm(x: Tensor, ab: Tensor, weight: Tensor, bias: Tensor) -> 
     residual = x.to(dtype) + a * torch.sigmoid(b)
     y = functional.layer_norm(residual, x.shape[-1:], weight.to(dtype), bias.to(dtype), EPS)
     return y.to(x.dtype)
+
+
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """See `vflow.ops.conv3x3`; in half types rounded once, as the kernels do."""
+    dtype = compute_dtype(x.dtype)
+    with autocast(x.device.type, None):
+        return convolve(x.to(dtype), weight.to(dtype), bias.to(dtype)).to(x.dtype)
 
 
 def self_attention(qkv: Tensor) -> tuple[Tensor, Tensor]:
