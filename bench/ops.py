@@ -7,7 +7,8 @@ Runs the operations' tests first and prints nothing about speed if they are red.
 times the candidates of a case one after the other, in one run; bench/ops_cases.py says what they
 are. The ratios are of medians. Of a GB/s, the numbers that must be read and written are counted
 once; the fraction is that of a plain copy of memory, measured here (self_attention, whose work
-grows with the square of the positions, is bound by arithmetic instead). On a GPU all these are of
+grows with the square of the positions, and conv3x3, whose work grows with that of the channels, are
+bound by arithmetic instead). On a GPU all these are of
 the time on the device; that of a call, from Python to its end, stands beside it.
 """
 

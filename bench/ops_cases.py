@@ -32,6 +32,7 @@ from tests.ops.inputs import (
 )
 from vflow import ops
 from vflow.ops import backend
+from vflow.ops.reference.conv3x3 import convolve
 
 BISECTIONS = 200
 BATCH = 64
@@ -165,6 +166,15 @@ def cases() -> Iterator[Case]:
         yield from _directions(
             attention, ops.self_attention, plain_self_attention, 3 * numbers, numbers, 3 * numbers
         )
+        convolution = partial(
+            Case,
+            operation="conv3x3",
+            size=f"{preset} {_text(half[:2])}, {2 * filters} to {filters} channels",
+            inputs=partial(_windows, half, filters),
+        )
+        yield from _directions(
+            convolution, ops.conv3x3, convolve, 2 * numbers, numbers, 2 * numbers
+        )
     for half in HALVES:
         x = math.prod(half)
         actnorm = partial(
@@ -243,6 +253,12 @@ def _mixture(half: tuple[int, ...], components: int, device: str) -> tuple[Tenso
 def _transformed(half: tuple[int, ...], components: int, device: str) -> tuple[Tensor, ...]:
     x, params = _mixture(half, components, device)
     return ops.mixlogistic(x, params)[0], params
+
+
+def _windows(half: tuple[int, ...], filters: int, device: str) -> tuple[Tensor, ...]:
+    weight = torch.randn(filters, 2 * filters, 3, 3, device=device) * 0.05
+    x = torch.randn(BATCH, *half[:2], 2 * filters, device=device)
+    return x, weight.to(memory_format=torch.channels_last), torch.randn(filters, device=device)
 
 
 def _features(half: tuple[int, ...], filters: int, device: str) -> tuple[Tensor, ...]:
