@@ -20,8 +20,9 @@ SOURCES := setup.py CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 .PHONY: demo test lint docs links notebooks bench sanitize wheel try-wheel wheel-aarch64
 .PHONY: actionlint pre-commit clean environment
 
+# make demo DEMO='--init-from photos-mini --out demo-on' goes on from the weights in the package.
 demo: $(ENV)/.installed
-	"$(BIN)/python" -m vflow.demo
+	"$(BIN)/python" -m vflow.demo $(DEMO)
 
 test: $(ENV)/.installed-dev
 	"$(BIN)/python" -m pytest -n auto --maxprocesses 8 --dist worksteal

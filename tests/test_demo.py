@@ -57,6 +57,12 @@ def test_the_whole_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert further["bits_per_dim"]["vflow"] != bits["vflow"]
     assert (out / "run" / "metrics.jsonl").read_bytes().startswith(metrics)
 
+    # Elsewhere, on from what this one has learned.
+    begun = replace(config, out=tmp_path / "on", init_from=str(out / "run"), steps=1, samples=1)
+    demo(begun)
+    summary = json.loads((tmp_path / "on" / "run" / "config.json").read_text())
+    assert summary["init_from"] == str(out / "run")
+
     # Afresh: another model, and what is not the demonstration's is left alone.
     (out / "mine.txt").write_text("mine")
     anew = demo(

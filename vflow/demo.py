@@ -1,6 +1,7 @@
 """The demonstration: a small VFlow learns photographs, and is held against PNG and WebP.
 
     make demo        or        vflow demo
+    vflow demo --init-from photos-mini --out demo-on    # on from the weights in the package
 
 Interrupted, it goes on where it was; finished, it shows its results again.
 """
@@ -58,6 +59,8 @@ class DemoConfig:
     """Importance samples an image."""
     preset: str = PRESET
     """The model; `vflow models` lists them."""
+    init_from: str | None = None
+    """A model to begin from: photos-mini has learned what the demonstration teaches, and goes on."""
     seed: int = 0
     """Seed of everything random."""
     fresh: bool = False
@@ -83,6 +86,7 @@ class DemoConfig:
             batch_size=self.batch_size,
             steps=self.steps,
             seed=self.seed,
+            init_from=self.init_from,
             eval_every=max(1, self.steps // 6),
             eval_images=self.images,
             sample_every=max(1, self.steps // 3),
@@ -207,6 +211,7 @@ def _closing(config: DemoConfig) -> str:
             "  run/              the training run; run/model/ is what vflow.load_model loads",
             f"More samples: vflow sample {out}/run -n 100 --temperature 0.8 --out more.png",
             f"Anew: vflow demo --fresh; longer: vflow demo --steps {4 * config.steps} --out longer",
+            "On from weights in the package: vflow demo --init-from photos-mini --out demo-on",
         ]
     )
 

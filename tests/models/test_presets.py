@@ -32,6 +32,9 @@ PARAMETERS = {
     "flowpp-1m": 998_272,
     "vflow-1m-c4": 1_002_782,
     "vflow-1m-c6": 1_000_382,
+    "flowpp-350k": 348_220,
+    "vflow-350k-c4": 358_000,
+    "vflow-350k-c6": 338_128,
     "vflow-photos": 1_280_136,
     "flowpp-photos": 1_273_072,
 }
