@@ -60,7 +60,7 @@ class DemoConfig:
     preset: str = PRESET
     """The model; `vflow models` lists them."""
     init_from: str | None = None
-    """A model to begin from: photos-mini has learned what the demonstration teaches, and goes on."""
+    """A model to begin from, such as photos-mini, which has learned what is taught here."""
     seed: int = 0
     """Seed of everything random."""
     fresh: bool = False

@@ -47,7 +47,12 @@ def test_estimates_a_known_likelihood() -> None:
         def draw_noise(self, batch: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
             return {"eps_u": torch.randn(batch, generator=generator)}
 
-        def elbo(self, images: torch.Tensor, eps_u: torch.Tensor, generator: None) -> torch.Tensor:
+        def features(self, images: torch.Tensor) -> None:
+            return None
+
+        def elbo(
+            self, images: torch.Tensor, eps_u: torch.Tensor, generator: None, features: None
+        ) -> torch.Tensor:
             assert len(images) <= 100
             return eps_u - 50.5
 

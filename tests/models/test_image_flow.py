@@ -120,6 +120,23 @@ def test_importance_sampling_is_a_log_mean_exp_of_elbos(model: ImageFlow) -> Non
     torch.testing.assert_close(chunked, singles.logsumexp(0) - math.log(3))
 
 
+def test_an_image_is_read_once_for_all_its_samples(model: ImageFlow) -> None:
+    images, read = photo_like(3), []
+    network = model.density.dequantizer.context
+    if network is None:
+        assert model.features(images) is None
+        return
+    hook = network.register_forward_hook(lambda module, inputs, output: read.append(len(output)))
+    model.log_prob(images, samples=6, chunk=2)
+    posteriors = [] if read == [3] else read[1:]  # q(z|x) may share the network, and sees the noise
+    assert read[0] == 3
+    assert all(rows == 6 for rows in posteriors)
+    hook.remove()
+    noise = model.draw_noise(3, torch.Generator().manual_seed(0))
+    given = model.elbo(images, features=model.features(images), **noise)
+    torch.testing.assert_close(given, model.elbo(images, **noise))
+
+
 def test_more_samples_tighten_the_bound() -> None:
     model = make("vflow-tiny")
     images = photo_like(16)

@@ -39,11 +39,13 @@ class ConditionalDensity(nn.Module):
         """Read x with another density's network, whose parameters stay that density's."""
         self._borrowed = (network,)  # within a tuple, it is registered once
 
-    def forward(self, x: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-        """x [B, ...], eps [B, ...] -> value, log-density [B] in nats."""
+    def forward(
+        self, x: Tensor, eps: Tensor, features: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x [B, ...], eps [B, ...] -> value, log-density [B] in nats; features(x) may be given."""
         if self.flow is None:
             return eps, self.base.log_prob(eps)
-        value, logdet = self.flow(eps, self.features(x))
+        value, logdet = self.flow(eps, self.features(x) if features is None else features)
         return value, self.base.log_prob(eps) - logdet
 
     def features(self, x: Tensor) -> Tensor:

@@ -62,11 +62,14 @@ class Dequantized(Density):
         return self.density.latent_shapes
 
     def encode(  # type: ignore[override]
-        self, x: Tensor, *, eps_u: Tensor, **noise: Tensor
+        self, x: Tensor, *, eps_u: Tensor, features: Tensor | None = None, **noise: Tensor
     ) -> tuple[Any, Tensor]:
-        """Pixels x [B, H, W, C] in 0..255 and noise -> the latent, the bound on log P(x) [B]."""
+        """Pixels x [B, H, W, C] in 0..255 and noise -> the latent, the bound on log P(x) [B].
+
+        What r(u|x) sees in x may be given, where x has been read before.
+        """
         pixels = x.to(eps_u.dtype)
-        u, log_r = self.dequantizer(pixels, eps_u)
+        u, log_r = self.dequantizer(pixels, eps_u, features)
         latent, bound = self.encode_values(pixels + u, **noise)
         return latent, bound - log_r
 

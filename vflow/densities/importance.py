@@ -38,3 +38,8 @@ def log_mean_exp(
         log_total = torch.logaddexp(log_total, terms.logsumexp(1))
     assert isinstance(total, Tensor)
     return total / samples, log_total - math.log(samples)
+
+
+def copies(x: Tensor | None, count: int) -> Tensor | None:
+    """x [B, ...], each beside its copies, as `log_mean_exp` has its rows [B * count, ...]."""
+    return None if x is None else x.repeat_interleave(count, 0)

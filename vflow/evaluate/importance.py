@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from vflow.densities import log_mean_exp
+from vflow.densities.importance import copies, log_mean_exp
 from vflow.io.fields import plain, require_int
 from vflow.models import ImageFlow
 from vflow.runtime.randomness import Stream, mix
@@ -45,10 +45,11 @@ def importance_sample(
     require_int("samples", samples, 1)
     indices = _checked(images, indices, max_rows, seed)
     chunk = max(1, min(samples, max_rows // len(images)))
+    seen = model.features(images)
 
     def bound(rows: Tensor, numbers: range) -> Tensor:
         noise = noise_of_samples(model.draw_noise, model.device, indices, numbers, seed)
-        elbo = model.elbo(rows, generator=None, **noise)
+        elbo = model.elbo(rows, generator=None, features=copies(seen, len(numbers)), **noise)
         if progress is not None:
             progress(len(rows))
         return elbo

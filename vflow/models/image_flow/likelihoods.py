@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vflow.densities import log_mean_exp
+from vflow.densities.importance import copies, log_mean_exp
 from vflow.densities.modes import evaluating, gradients_if
 from vflow.flows.elementwise import PIXEL_VALUES
 from vflow.models.checks import require_count, require_float
@@ -28,6 +28,7 @@ class Likelihoods(Initialized):
         eps_z: Tensor | None = None,
         generator: torch.Generator | None = None,
         eps_trace: Tensor | None = None,
+        features: Tensor | None = None,
     ) -> Tensor:
         """`elbo`, under the name that DistributedDataParallel and torch.compile call.
 
@@ -44,7 +45,7 @@ class Likelihoods(Initialized):
         nhwc = {name: to_nhwc(value) for name, value in noise.items()}
         if eps_trace is not None:
             nhwc["eps_trace"] = self._checked_trace(eps_trace, len(images))
-        return self._elbo(images, **nhwc)[1]
+        return self._elbo(images, features=features, **nhwc)[1]
 
     def elbo(
         self,
@@ -52,6 +53,7 @@ class Likelihoods(Initialized):
         eps_u: Tensor | None = None,
         eps_z: Tensor | None = None,
         generator: torch.Generator | None = None,
+        features: Tensor | None = None,
     ) -> Tensor:
         """One-sample evidence lower bound on log P(images) (VFlow, Chen et al., 2020, Eq. 7).
 
@@ -63,6 +65,7 @@ class Likelihoods(Initialized):
             eps_u: Noise of the dequantizer, [B, C, H, W]; drawn if None.
             eps_z: Noise of q(z|x), [B, Dz, H, W] (VFlow only); drawn if None.
             generator: Where noise is drawn from; the global one if None.
+            features: What `features` has seen in these images; computed if None.
 
         Returns:
             [B], nats an image.
@@ -70,7 +73,20 @@ class Likelihoods(Initialized):
         Raises:
             ValueError: If an argument has the wrong type or shape.
         """
-        return self.forward(images, eps_u, eps_z, generator)
+        return self.forward(images, eps_u, eps_z, generator, features=features)
+
+    def features(self, images: Tensor) -> Tensor | None:
+        """What the dequantizer's network sees in images [B, C, H, W], whatever the noise: [B, ...].
+
+        Of several samples of an image it is the same, and `elbo` takes it as `features`. None for a
+        dequantizer that has no network.
+        """
+        self._require_images(images)
+        dequantizer = self.density.dequantizer
+        if dequantizer.flow is None:
+            return None
+        found: Tensor = dequantizer.features(to_nhwc(images).to(self._parameter.dtype))
+        return found
 
     @torch.no_grad()
     def estimate_elbo(
@@ -135,9 +151,12 @@ class Likelihoods(Initialized):
         """
         self._require_images(images)
         with evaluating(self), gradients_if(differentiable):
-            return self._importance_sampled(
-                lambda rows, _: self.elbo(rows, generator=generator), images, samples, chunk
-            )
+            seen = self.features(images)
+
+            def bound(rows: Tensor, numbers: range) -> Tensor:
+                return self.elbo(rows, generator=generator, features=copies(seen, len(numbers)))
+
+            return self._importance_sampled(bound, images, samples, chunk)
 
     def log_density(
         self,

@@ -139,9 +139,11 @@ class ImageParts(Pretrained, nn.Module):
     def _require_images(self, images: Tensor) -> None:
         require_images(images, self.data_shape, self.device)
 
-    def _elbo(self, images: Tensor, **noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Images NCHW and noise NHWC -> latent NHWC, ELBO [B]."""
-        return self.density.encode(to_nhwc(images), **noise)
+    def _elbo(
+        self, images: Tensor, features: Tensor | None = None, **noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Images NCHW and noise NHWC -> latent NHWC, ELBO [B]; `features` as of `elbo`."""
+        return self.density.encode(to_nhwc(images), features=features, **noise)
 
     def _latent(self, images: Tensor, noise: dict[str, Tensor]) -> Any:
         """The latent NHWC alone: no log-determinant is made that is dear."""
