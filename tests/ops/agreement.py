@@ -38,8 +38,8 @@ def values_and_gradients(
 
 def assert_agrees(
     function: Callable, inputs: tuple[Tensor, ...], differentiable: bool = True
-) -> None:
-    """Hold "cpu" to the reference: within the budget.
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Hold "cpu" to the reference: within the budget; the outputs and gradients of both.
 
     In float64, where the reference is its own truth, within 1e-12 of the terms, which are of
     order 1.
@@ -57,6 +57,7 @@ def assert_agrees(
             assert (error < 1e-12).all(), f"output or gradient {i}"
         else:
             assert_within_budget(f"output or gradient {i}", a, r, t)
+    return actual, reference
 
 
 def assert_same_bits(actual: list[Tensor], expected: list[Tensor], what: object = None) -> None:

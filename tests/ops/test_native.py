@@ -6,7 +6,6 @@ import ctypes
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.forks import run_fork
 from tests.tolerances import assert_within_budget
 from vflow.ops import mixlogistic, mixlogistic_inverse, native, use_backend
 from vflow.ops.launchers.call import Rows
@@ -188,30 +188,27 @@ def test_large_gradients_go_around_the_caches():
     assert torch.equal(alone[1], grad_params[:1])
 
 
-def python_on(target: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def python_on(target: str, code: str) -> subprocess.CompletedProcess[str]:
     """Run Python with the library held to an instruction set."""
-    environment = {**os.environ, native.TARGET_VARIABLE: target, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *arguments]
-    return subprocess.run(
-        command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    return run_fork(code, {**os.environ, native.TARGET_VARIABLE: target})
 
 
-SAY_WHETHER = ("-c", "from vflow.ops import native; print(native.cpu_missing())")
+SAY_WHETHER = "from vflow.ops import native; print(native.cpu_missing())"
 
 
 @pytest.mark.parametrize("target", ["generic", "x86-64-v2", "x86-64-v3"])
 def test_every_instruction_set(target):
     """The lesser ones, too, agree with the reference: their tests once more, in a process each."""
-    if native.TARGET_VARIABLE in python_on(target, *SAY_WHETHER).stdout:
+    if native.TARGET_VARIABLE in python_on(target, SAY_WHETHER).stdout:
         pytest.skip(f"{target} is not of this processor or build")
     tests = [__file__, *map(str, Path(__file__).parent.glob("test_cpu_*.py"))]
-    done = python_on(target, "-m", "pytest", *tests, "-k", "agrees or inverse")
+    arguments = [*tests, "-k", "agrees or inverse", "-p", "no:cacheprovider"]
+    done = python_on(target, f"import pytest; raise SystemExit(pytest.main({arguments}))")
     assert done.returncode == 0, done.stdout[-4000:]
 
 
 def test_an_instruction_set_that_is_not_there_is_named():
-    said = python_on("x86-64-v9", *SAY_WHETHER).stdout
+    said = python_on("x86-64-v9", SAY_WHETHER).stdout
     assert native.TARGET_VARIABLE in said
     assert "got 'x86-64-v9'" in said
 
