@@ -14,6 +14,7 @@ from vflow.ops import use_backend
 
 STORED = [torch.float32, torch.float64, torch.bfloat16]
 THREADS = [1, 2, 3, 5]
+LARGE_BYTES = 8 << 20  # of an output that is streamed: kLargeBytes of csrc/cpu/parallel.h
 
 
 def values_and_gradients(

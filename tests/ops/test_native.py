@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.forks import run_fork
+from tests.ops.agreement import LARGE_BYTES
 from tests.tolerances import assert_within_budget
 from vflow.ops import mixlogistic, mixlogistic_inverse, native, use_backend
 from vflow.ops.launchers.call import Rows
 
 ROOT = Path(__file__).parent.parent.parent
 COMPONENTS = [1, 3, 4, 10, 32, 40]
-SHAPES = [(1, 1), (3, 7), (2, 5, 3), (3, 19, 9, 7), (2, 513)]  # odd sizes, and more than one run
+SHAPES = [(1, 1), (3, 7), (2, 5, 3), (2, 13, 9, 5), (2, 513)]  # odd sizes, and more than one run
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 
 
@@ -172,10 +173,10 @@ def test_an_image_does_not_depend_on_its_neighbours(squash):
 
 
 def test_large_gradients_go_around_the_caches():
-    """Above 16 MiB the gradient of the parameters is streamed: the same bits as image by image."""
-    x, params = torch.randn(5, 9001), torch.randn(5, 9001, 98)
+    """Above 8 MiB the gradient of the parameters is streamed: the same bits as image by image."""
+    x, params = torch.randn(5, 4507), torch.randn(5, 4507, 98)
     y, logdet, grad_x, grad_params = outputs_and_gradients("cpu", x, params)
-    assert grad_params.nbytes > 16 << 20
+    assert grad_params.nbytes > LARGE_BYTES
     leaves = [t[:1].clone().requires_grad_() for t in (x, params)]
     generator = torch.Generator().manual_seed(2)
     cotangents = [
