@@ -50,7 +50,7 @@ def test_the_elbo_and_its_gradients_compile_whole_with_dynamic_batch(preset, ste
 def test_inductor_gives_the_elbo_of_eager_mode():
     torch._dynamo.reset()
     torch.manual_seed(0)
-    model = create_model("flowpp-tiny", scales=SCALES, dequantizer_steps=1).eval()
+    model = create_model("flowpp-tiny", scales=SCALES[:1], dequantizer="uniform").eval()
     images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
     model.initialize(images)
     noise = model.draw_noise(3)
