@@ -70,7 +70,7 @@ with vflow.ops.use_backend("reference"):
 MODELS = """
 import contextlib, io
 from vflow.cli import main
-sys.argv = ["vflow", "models"]
+sys.argv = ["vflow", "models", "*-tiny"]
 with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
     main()
 """

@@ -16,7 +16,7 @@ QUICK = ("compress", "sample-and-interpolate", "write-an-operation")
 """`make notebooks` runs the others too."""
 # What a tutorial's code has much of, and how little is enough for it to run.
 LESS = {
-    "compress": {"height - 63": "65", "width - 63": "65", "[:128]": "[:8]"},
+    "compress": {"picture.height - 63": "65", "picture.width - 63": "65", "[:128]": "[:8]"},
     "sample-and-interpolate": {"sample(8,": "sample(2,", "samples=4": "samples=2", "-n 16": "-n 2"},
     "write-an-operation": {"randn(256, 64,": "randn(16, 64,", "repeats=25": "repeats=2"},
 }
