@@ -24,7 +24,7 @@ settings.load_profile("vflow")
 @pytest.fixture(scope="session", autouse=True)
 def _unwritten_memory_is_nan():
     """Fill torch.empty with NaN, so that an output which nobody writes cannot pass by luck."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")
     torch.utils.deterministic.fill_uninitialized_memory = True
     assert torch.empty(4).isnan().all()
 
@@ -32,7 +32,10 @@ def _unwritten_memory_is_nan():
 @pytest.fixture(autouse=True)
 def _same_start():
     torch.set_num_threads(1)
-    torch.manual_seed(0)
+    # torch.manual_seed takes milliseconds without a device, to note who has called it.
+    torch.default_generator.manual_seed(0)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(0)
 
 
 def _settings_of_pytorch() -> dict[str, object]:

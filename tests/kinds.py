@@ -72,7 +72,8 @@ def _models() -> dict[str, ModelConfig]:
             if posterior != "normal" and _fits(posterior, image):
                 found[f"{kind}, {posterior}"] = _config(kind, posterior)
     for dequantizer in DEQUANTIZERS.names:
-        found[f"flowpp, dequantizer {dequantizer}"] = _config("flowpp", None, dequantizer)
+        if dequantizer != "uniform":  # which all of the above have
+            found[f"flowpp, dequantizer {dequantizer}"] = _config("flowpp", None, dequantizer)
     scales = ((("checkerboard", 1),), (("channel", 1),))
     found["vflow of imagenet32"] = _imagenet("vflow-imagenet32", scales)
     found["flowpp of imagenet64"] = _imagenet("flowpp-imagenet64", ((), *scales))

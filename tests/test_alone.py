@@ -28,13 +28,14 @@ def test_has_the_machine(machine, number):
 def test_marked_tests_wait_for_one_another(tmp_path):
     (tmp_path / "test_both.py").write_text(TESTS.format(busy=str(tmp_path / "busy")))
     ours = (alone.HELD, "PYTEST_XDIST_WORKER")
+    environment = {name: text for name, text in os.environ.items() if name not in ours}
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "-n", "2", "-p", "tests.alone"),
+            *(sys.executable, "-m", "pytest", "-p", "xdist", "-n", "2", "-p", "tests.alone"),
             *("-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", tmp_path, tmp_path),
         ],
         cwd=Path(__file__).parents[1],
-        env={name: text for name, text in os.environ.items() if name not in ours},
+        env={**environment, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         check=False,

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import vflow
+from tests.forks import run_fork
 from vflow.runtime.extras import BROUGHT_BY, MissingExtra, require
 
 HIDE = """
@@ -48,13 +49,7 @@ vflow.train.TrainConfig(), vflow.sample.SampleConfig(model="{out}/model")
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_fork(code, {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"})
 
 
 def test_the_library_needs_no_extra(tmp_path: Path) -> None:

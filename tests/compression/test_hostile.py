@@ -24,9 +24,13 @@ PIXELS = IMAGES.permute(0, 2, 3, 1).numpy()
 @pytest.fixture(scope="module")
 def archive(model):
     """Three chunks of 16 images, and a picture with alpha."""
+    return archive_of(model, 16)
+
+
+def archive_of(model, chunk_tiles: int) -> bytes:
     file = io.BytesIO()
-    writer = compression.ArchiveWriter(file, model, chunk_tiles=16, batch=8)
-    writer.add_images(PIXELS, "set")
+    writer = compression.ArchiveWriter(file, model, chunk_tiles=chunk_tiles, batch=8)
+    writer.add_images(PIXELS[: 3 * chunk_tiles], "set")
     writer.add_picture(Picture("a.png", PIXELS[0], PIXELS[1, ..., 0]))
     writer.close()
     return file.getvalue()
@@ -58,7 +62,8 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
     return bytes(mutated)
 
 
-def test_mutated_archives(model, archive):
+def test_mutated_archives(model):
+    archive = archive_of(model, 3)
     whole = outcome(model, archive)
     for seed in range(400):
         data = mutate(archive, random.Random(seed))

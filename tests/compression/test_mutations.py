@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
+
+from tests.forks import run_fork
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "mutate_archives.py"
 
@@ -20,7 +21,7 @@ import vflow
 sys.argv = {[str(SCRIPT), *arguments]!r}
 runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
 """
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    return run_fork(code)
 
 
 def test_a_few_mutations():

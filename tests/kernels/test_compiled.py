@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
+from tests.forks import run_fork
+
 pytestmark = pytest.mark.alone
-REPOSITORY = Path(__file__).parents[2]
 LAUNCHES = (
     "mixlogistic K=32 f32",
     "mixlogistic_backward K=32 f32",
     "mixlogistic_inverse K=32 f32",
     "actnorm_conv1x1 C=12 f32",
     "actnorm_conv1x1_backward C=12 f32",
+    "actnorm_conv1x1_inverse C=12 f32",
     "gated_residual_norm F=96 bf16",
     "gated_residual_norm_backward F=96 f32",
     "concat_elu F=96 f32",
@@ -27,27 +26,18 @@ LAUNCHES = (
     "dropout F=96 bf16",
 )
 REPORT = """
-import dataclasses, json, sys
+import dataclasses, json
 from scripts.kernel_report import cases, compile_case
-for name, call in cases(sys.argv[1:]):
+for name, call in cases({launches}):
     for usage in compile_case(name, call, 90):
         print(json.dumps(dataclasses.asdict(usage)))
 """
 
 
-def python(*arguments):
+def python(code):
     """The output of a process of its own, where kernels are not interpreted."""
     pytest.importorskip("triton")
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment |= {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    found = subprocess.run(
-        [sys.executable, *arguments],
-        env=environment,
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    found = run_fork(code, {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"})
     assert found.returncode == 0, found.stderr
     return found.stdout
 
@@ -55,15 +45,15 @@ def python(*arguments):
 @pytest.fixture(scope="module")
 def usages():
     """What each kernel of the launches uses on sm_90."""
-    report = python("-c", REPORT, *LAUNCHES)
+    report = python(REPORT.format(launches=LAUNCHES))
     return [json.loads(line) for line in report.splitlines()]
 
 
 def test_every_size_compiles():
     """Triton makes an integer argument that is 1 a constant, which the interpreter does not."""
-    found = json.loads(python("-m", "tests.kernels.sizes"))
+    found = json.loads(python("from tests.kernels.sizes import main; main()"))
     assert found["failures"] == []
-    assert found["calls"] > 300
+    assert found["calls"] > 250
 
 
 def test_nothing_spills(usages):

@@ -1,4 +1,4 @@
-"""Every kind of model under DistributedDataParallel; run by torchrun, for test_kinds_in_runs.py.
+"""Every kind of model under DistributedDataParallel; run by test_kinds_in_runs.py.
 
 Each process takes its half of a batch; the averaged gradients must be those of the whole batch.
 """
@@ -35,7 +35,3 @@ def main() -> None:
         if rank == 0:
             print(f"same: {name}", flush=True)
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

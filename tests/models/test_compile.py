@@ -7,12 +7,20 @@ import torch
 
 from vflow import create_model
 
+SCALES = ((("checkerboard", 1),), (("channel", 1),))
 
-@pytest.mark.parametrize("preset", ["vflow-tiny", "flowpp-tiny"])
-def test_the_elbo_and_its_gradients_compile_whole_with_dynamic_batch(preset):
+
+@pytest.mark.parametrize(
+    ("preset", "steps"),
+    [
+        ("vflow-tiny", {"dequantizer_steps": 1, "posterior_steps": 1}),
+        ("flowpp-tiny", {"dequantizer_steps": 1}),
+    ],
+)
+def test_the_elbo_and_its_gradients_compile_whole_with_dynamic_batch(preset, steps):
     torch._dynamo.reset()
     torch.manual_seed(0)
-    model = create_model(preset)
+    model = create_model(preset, scales=SCALES, **steps)
     images = torch.randint(0, 256, (7, 3, 16, 16), dtype=torch.uint8)
     model.initialize(images)
     graphs = []
@@ -42,7 +50,7 @@ def test_the_elbo_and_its_gradients_compile_whole_with_dynamic_batch(preset):
 def test_inductor_gives_the_elbo_of_eager_mode():
     torch._dynamo.reset()
     torch.manual_seed(0)
-    model = create_model("flowpp-tiny").eval()
+    model = create_model("flowpp-tiny", scales=SCALES[:1], dequantizer="uniform").eval()
     images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
     model.initialize(images)
     noise = model.draw_noise(3)

@@ -23,11 +23,20 @@ VECTORS = {
     "vflow": lambda: VectorVFlow(VectorVFlowConfig(dims=3, extra_dims=2, hidden=8)),
 }
 MODELS = [*PRESETS, *VECTORS]
+SCALES = ((("checkerboard", 1),), (("channel", 1),))
+
+
+def small(name):
+    """A model of images that is soon traced: every layer once."""
+    steps = {"dequantizer_steps": 1}
+    if name == "vflow-tiny":
+        steps["posterior_steps"] = 1
+    return create_model(name, scales=SCALES, **steps)
 
 
 def make(name):
     """An initialised model in evaluation mode."""
-    model = VECTORS[name]() if name in VECTORS else create_model(name, filters=8, blocks=1)
+    model = VECTORS[name]() if name in VECTORS else small(name)
     model.initialize(batch(name, 4))
     return model.eval()
 
@@ -79,7 +88,7 @@ def test_export_holds_the_backend_it_was_made_under():
 @pytest.mark.parametrize("name", PRESETS)
 def test_images_on_meta(name):
     with torch.device("meta"):
-        model = create_model(name, filters=8, blocks=1)
+        model = small(name)
     model.mark_initialized()
     images = torch.empty(4, 3, 16, 16, dtype=torch.uint8, device="meta")
     elbo = model.elbo(images)
@@ -92,7 +101,7 @@ def test_images_on_meta(name):
 @pytest.mark.parametrize("name", PRESETS)
 def test_images_in_fake_tensor_mode(name):
     with FakeTensorMode():
-        model = create_model(name, filters=8, blocks=1)
+        model = small(name)
         model.mark_initialized()
         images = torch.empty(4, 3, 16, 16, dtype=torch.uint8)
         elbo = model.elbo(images)

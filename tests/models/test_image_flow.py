@@ -139,8 +139,8 @@ def test_an_image_is_read_once_for_all_its_samples(model: ImageFlow) -> None:
 
 def test_more_samples_tighten_the_bound() -> None:
     model = make("vflow-tiny")
-    images = photo_like(16)
-    means = [model.log_prob(images, samples=n).mean().item() for n in (1, 8, 64)]
+    images = photo_like(8)
+    means = [model.log_prob(images, samples=n).mean().item() for n in (1, 4, 16)]
     assert means[0] < means[1] < means[2]
 
 
@@ -335,12 +335,16 @@ BAD_CALLS: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def unharmed() -> ImageFlow:
+    return make("flowpp-tiny")
+
+
 @pytest.mark.parametrize("case", BAD_CALLS)
-def test_bad_input(case: str) -> None:
+def test_bad_input(case: str, unharmed: ImageFlow) -> None:
     method, arguments, message = BAD_CALLS[case]
-    model = make("flowpp-tiny")
     with pytest.raises(ValueError, match="must") as error:
-        getattr(model, method)(**arguments)
+        getattr(unharmed, method)(**arguments)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +14,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import vflow
+from tests.forks import run_ranks
 from vflow.models import Glow, GlowConfig, ImageFlow
-
-SCRIPT = Path(__file__).with_name("initialization_ranks.py")
 
 
 def batch(seed: int = 0) -> Tensor:
@@ -42,21 +38,11 @@ def train(model: ImageFlow, after_step: Callable[[], object] = lambda: None) -> 
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
+def ranks() -> list[dict[str, object]]:
     """What two processes found."""
-    out = tmp_path_factory.mktemp("ranks") / "found"
-    root = Path(__file__).parent.parent.parent
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    done = subprocess.run(
-        [*launcher, str(SCRIPT), str(out)],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env=environment,
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(Path(f"{out}-{rank}.json").read_text()) for rank in range(2)]
+    both = run_ranks("from tests.models.initialization_ranks import main; main()")
+    assert [each.returncode for each in both] == [0, 0], both[0].stderr + both[1].stderr
+    return [json.loads(each.stdout.splitlines()[-1]) for each in both]
 
 
 FEW = "images must be at least 2 to initialise from, got 1: call initialize(images) with more"

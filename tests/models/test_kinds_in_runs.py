@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +11,17 @@ import torch
 from safetensors.torch import load_file
 
 from tests import kinds
+from tests.forks import run_ranks
 from vflow.models import presets
 from vflow.models.builders import FLOWS
 from vflow.train import OptimConfig, TrainConfig, train
 
 
 def test_two_processes_have_the_gradients_of_one() -> None:
-    script = Path(__file__).with_name("ddp_of_kinds.py")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launcher, str(script)], capture_output=True, text=True, timeout=300, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    same = {line.removeprefix("same: ") for line in done.stdout.splitlines() if "same: " in line}
-    assert same == set(kinds.MODELS)
+    first, second = run_ranks("from tests.models.ddp_of_kinds import main; main()")
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    same = [line.removeprefix("same: ") for line in first.stdout.splitlines() if "same: " in line]
+    assert same == [*kinds.MODELS]
 
 
 IMAGE_FLOWS = [kind for kind in FLOWS.names if kinds.is_image(kind)]

@@ -14,6 +14,7 @@ from vflow.ops import use_backend
 
 STORED = [torch.float32, torch.float64, torch.bfloat16]
 THREADS = [1, 2, 3, 5]
+LARGE_BYTES = 8 << 20  # of an output that is streamed: kLargeBytes of csrc/cpu/parallel.h
 
 
 def values_and_gradients(
@@ -41,8 +42,8 @@ def assert_agrees(
     inputs: tuple[Tensor, ...],
     differentiable: bool = True,
     multiple: float = MULTIPLE,
-) -> None:
-    """Hold "cpu" to the reference: within the budget.
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Hold "cpu" to the reference: within the budget; the outputs and gradients of both.
 
     In float64, where the reference is its own truth, within 1e-12 of the terms, which are of
     order 1.
@@ -60,6 +61,7 @@ def assert_agrees(
             assert (error < 1e-12).all(), f"output or gradient {i}"
         else:
             assert_within_budget(f"output or gradient {i}", a, r, t, multiple=multiple)
+    return actual, reference
 
 
 def assert_same_bits(actual: list[Tensor], expected: list[Tensor], what: object = None) -> None:

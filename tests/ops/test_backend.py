@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import subprocess
-import sys
 import warnings
 from dataclasses import replace
 
 import pytest
 import torch
 
+from tests.forks import run_fork
 from vflow import ops
 from vflow.cli import about
 from vflow.ops import backend, gpu, native
@@ -42,13 +41,7 @@ x, params = torch.zeros(2, 3), torch.zeros(2, 3, 8)
 
 
 def python(code, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_fork(code, {**os.environ, "OMP_NUM_THREADS": "1", **environment})
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.ops.agreement import (
+    LARGE_BYTES,
     STORED,
     THREADS,
     assert_agrees,
@@ -62,7 +63,7 @@ def test_every_value_is_accurate(dtype):
 def test_large_outputs(channels):
     """These are streamed, in stages of rows; 57 channels are not whole vectors, nor rows whole
     stages."""
-    rows = (16 << 20) // (4 * channels) + 11
+    rows = LARGE_BYTES // (4 * channels) + 11
     x = torch.randn(rows, channels)
     ours = values_and_gradients(concat_elu, (x,), "cpu")
     for name, a, e in zip(

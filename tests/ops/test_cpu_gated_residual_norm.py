@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.ops.agreement import (
+    LARGE_BYTES,
     STORED,
     THREADS,
     assert_agrees,
@@ -98,7 +99,7 @@ def test_mixed_dtypes(dtypes):
 def test_large_outputs(features):
     """These are streamed, in stages of rows; 57 features are not whole vectors, nor rows whole
     stages."""
-    rows = (16 << 20) // (4 * features) + 11
+    rows = LARGE_BYTES // (4 * features) + 11
     inputs = make((rows,), features, torch.float32)
     assert_agrees(gated_residual_norm, inputs)
     x, ab, weight, bias = inputs

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.forks import run_fork
 from vflow import ops
 from vflow.flows import COUPLINGS
 from vflow.flows.couplings import Coupling
@@ -189,14 +188,12 @@ RECORDED_COUPLINGS = "f4babc9f73955e4d61274d743615600df91f6d9be5249f59b4bdb0858b
 def test_the_recorded_bits_on_every_instruction_set(target, of_torch):
     code = (
         "import vflow, torch; torch.set_num_threads(2); import tests.ops.test_exact as t; "
-        "from vflow.ops import native; "
+        "from vflow.ops import native; print(torch.backends.cpu.get_cpu_capability().lower()); "
         "print(native.cpu_target(), t.numbers_of_every_function(), t.numbers_of_couplings())"
     )
     variables = {native.TARGET_VARIABLE: target, "ATEN_CPU_CAPABILITY": of_torch}
-    environment = {**os.environ, **variables, "PYTHONPATH": os.getcwd()}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-    )
+    done = run_fork(code, {**os.environ, **variables})
     if f"{native.TARGET_VARIABLE} must be an instruction set of this processor" in done.stderr:
         pytest.skip(f"this processor or build has no {target}")
-    assert done.stdout.split() == [target, RECORDED, RECORDED_COUPLINGS], done.stderr
+    found = [of_torch, target, RECORDED, RECORDED_COUPLINGS]
+    assert done.stdout.split() == found, done.stderr

@@ -18,7 +18,7 @@ from vflow.runtime.streams import EXIT_CLOSED_PIPE
 
 def test_a_reader_that_leaves() -> None:
     """In processes of their own: no complaint, and the exit code of a program ended by SIGPIPE."""
-    script = f"{sys.executable} -m vflow models | head -1; echo ${{PIPESTATUS[0]}}"
+    script = f"{sys.executable} -m vflow models '*-mini' | head -1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", script],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()},

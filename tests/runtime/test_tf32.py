@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from contextlib import nullcontext
 
 import pytest
 import torch
 
+from tests.forks import run_fork
 from vflow.runtime.tf32 import tf32
 
 EVERYTHING, CUDNN, MATMUL = torch.backends, torch.backends.cudnn, torch.backends.cuda.matmul
@@ -107,4 +106,5 @@ for _ in range(2):
         pass
     assert state() == before, (state(), before)
 """
-    subprocess.run([sys.executable, "-c", program], check=True)
+    done = run_fork(program)
+    assert done.returncode == 0, done.stderr

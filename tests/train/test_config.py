@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.forks import run_fork
 from vflow.runtime.distributed import Ranks
 from vflow.train import ModelOverrides, OptimConfig, TrainConfig
 from vflow.train.__main__ import main, parse
@@ -165,14 +165,9 @@ def test_files_that_are_not_ours_are_no_hindrance(run_main, tmp_path, images, mo
 )
 def test_bad_backend_is_refused_before_anything_is_written(tmp_path, images, value, message):
     flags = [flag.replace("IMAGES", str(images)) for flag in GOOD]
-    done = subprocess.run(
-        [sys.executable, "-m", "vflow.train", "--device", "cpu", "--out", "run", *flags],
-        env={**os.environ, "VFLOW_BACKEND": value},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    argv = ["vflow.train", "--device", "cpu", "--out", "run", *flags]
+    code = f"import sys; sys.argv = {argv!r}; from vflow.train.__main__ import main; main()"
+    done = run_fork(code, {**os.environ, "VFLOW_BACKEND": value}, cwd=tmp_path)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert message in line

@@ -56,7 +56,7 @@ def test_without_any_flag_what_is_missing_is_told_once(tmp_path):
     (tmp_path / "torchvision.py").write_text("raise ImportError('not here')")
     paths = os.pathsep.join([str(tmp_path), os.getcwd()])
     environment = {**os.environ, "VFLOW_DATA": str(tmp_path / "data"), "PYTHONPATH": paths}
-    done = _torchrun(4, "-m", "vflow.train", env=environment, cwd=tmp_path)
+    done = _torchrun(2, "-m", "vflow.train", env=environment, cwd=tmp_path)
     assert done.returncode != 0
     assert done.stderr.count("vflow: error: ") == 1
     assert done.stderr.count("vflow: error: cifar10 needs cifar-10-binary.tar.gz (or ") == 1
@@ -64,7 +64,7 @@ def test_without_any_flag_what_is_missing_is_told_once(tmp_path):
 
 
 def test_a_flag_that_is_wrong_is_told_once(tmp_path):
-    done = _torchrun(3, "-m", "vflow.train", "--out", str(tmp_path / "run"), "--optim.lr", "0")
+    done = _torchrun(2, "-m", "vflow.train", "--out", str(tmp_path / "run"), "--optim.lr", "0")
     assert done.returncode != 0
     assert done.stderr.count("vflow: error: ") == 1
     assert not (tmp_path / "run").exists()
