@@ -30,7 +30,7 @@ class NormedConv(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(
-            torch.randn(out_channels, in_channels, kernel, kernel) * INITIAL_STD
+            torch.randn(out_channels, in_channels, kernel, kernel).mul_(INITIAL_STD)
         )
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.log_scale = nn.Parameter(torch.zeros(out_channels))

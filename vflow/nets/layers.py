@@ -31,7 +31,7 @@ class DataInitialized(nn.Module):
     ) -> None:
         super().__init__()
         self.init_scale = init_scale
-        self.weight = nn.Parameter(torch.randn(weight_shape) * INITIAL_STD)
+        self.weight = nn.Parameter(torch.randn(weight_shape).mul_(INITIAL_STD))
         self.gain = nn.Parameter(torch.ones(weight_shape[0])) if weight_norm else None
         self.bias = nn.Parameter(torch.zeros(weight_shape[0]))
 

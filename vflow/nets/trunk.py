@@ -56,7 +56,9 @@ class Trunk(nn.Module):
         self.compute_dtype: torch.dtype | None = None
         self.recompute = False
         self.dropout = dropout
-        self.position = nn.Parameter(torch.randn(*size, filters) * POSITION_STD) if heads else None
+        self.position = (
+            nn.Parameter(torch.randn(*size, filters).mul_(POSITION_STD)) if heads else None
+        )
         self.final_elu = final_elu
         self.conv_in = Conv3x3(in_channels, filters, weight_norm=weight_norm)
         self.blocks = nn.ModuleList(

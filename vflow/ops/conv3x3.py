@@ -30,7 +30,8 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     On a CPU, float32 goes by tiles of 4x4 outputs in 36 products a pair of channels instead of 144
     (Winograd, 1980; Lavin & Gray, 2016), forward and both gradients; its error is two to four
     times that of the plain sum. So does bfloat16, computed in float32, where the processor has no
-    matrix unit for it (AMX). Everything else is PyTorch's own convolution.
+    matrix unit for it (AMX). A NaN or an infinity spoils the tiles it is in, and not its neighbours
+    alone. Everything else is PyTorch's own convolution.
 
     Args:
         x: Input [B, H, W, in]. Under autocast it is cast as PyTorch's convolution would.
