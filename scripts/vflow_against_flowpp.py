@@ -71,6 +71,8 @@ def compare(config: ComparisonConfig) -> dict[str, Any]:
         run = config.runs / preset
         train(training(config, preset))
         models[preset] = config.measure(run)
+        if (first := config.presets[0]) != preset:
+            models[preset][comparison.AHEAD] = config.ahead(run, config.runs / first)
         curves[f"{preset}, {models[preset]['parameters']:,} parameters"] = run
     results = {
         "data": config.data,
