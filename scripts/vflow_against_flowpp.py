@@ -22,6 +22,7 @@ from scripts import comparison
 from vflow.runtime.console import one_line_errors
 from vflow.runtime.extras import tyro
 from vflow.train import OptimConfig, TrainConfig, train
+from vflow.train.config import short_name
 
 OPTIM = {"lr": 0.002, "min_lr": 0.0002, "ema": 0.99}
 
@@ -75,14 +76,14 @@ def compare(config: ComparisonConfig) -> dict[str, Any]:
             models[preset][comparison.AHEAD] = config.ahead(run, config.runs / first)
         curves[f"{preset}, {models[preset]['parameters']:,} parameters"] = run
     results = {
-        "data": config.data,
+        "data": short_name(config.data),
         "steps": config.steps,
         "batch_size": config.batch_size,
         "seed": config.seed,
         "samples": config.samples,
         "models": models,
     }
-    title = f"{config.steps:,} steps of {config.batch_size} images of {config.data}, the same seed"
+    title = f"{config.steps:,} steps of {config.batch_size} images of {short_name(config.data)}, the same seed"
     comparison.write(config.out, results, curves, title)
     return results
 

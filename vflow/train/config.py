@@ -287,7 +287,7 @@ class TrainConfig:
         """The run folder."""
         if self.out is not None:
             return self.out
-        return Path("runs") / f"{self.preset}-{_short_name(self.data)}"
+        return Path("runs") / f"{self.preset}-{short_name(self.data)}"
 
     def model_config(self, **changes: Any) -> ModelConfig:
         """The model's config: the preset, `changes`, and over both the overrides given.
@@ -323,7 +323,7 @@ def _read_size(config: Any, name: str) -> None:
         object.__setattr__(config, "image_size", size)
 
 
-def _short_name(data: str) -> str:
+def short_name(data: str) -> str:
     """A name for a folder, from a data set's: its own, or the end of its path."""
     source, _, path = data.partition(":")
     if not path:
