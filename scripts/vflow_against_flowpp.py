@@ -83,7 +83,8 @@ def compare(config: ComparisonConfig) -> dict[str, Any]:
         "samples": config.samples,
         "models": models,
     }
-    title = f"{config.steps:,} steps of {config.batch_size} images of {short_name(config.data)}, the same seed"
+    images = f"{config.batch_size} images of {short_name(config.data)}"
+    title = f"{config.steps:,} steps of {images}, the same seed"
     comparison.write(config.out, results, curves, title)
     return results
 
