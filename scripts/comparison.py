@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import vflow  # noqa: F401, before torch, for the spin of its threads
+
+# isort: split
 import torch
 
 from vflow.evaluate import EvaluateConfig, evaluate
