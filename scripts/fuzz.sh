@@ -10,7 +10,7 @@ build=build/fuzz
 mkdir -p $build/corpus/coder $build/corpus/archives
 ${CLANG:-clang++} -std=c++17 -O1 -g1 -march=native -ffp-contract=off -fno-math-errno -Wno-psabi \
   -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
-  scripts/fuzz/coder.cpp csrc/cpu/library.cpp csrc/cpu/coder.cpp csrc/cpu/exact_*.cpp -o $build/coder
+  scripts/fuzz/coder.cpp csrc/cpu/library.cpp csrc/cpu/coder.cpp csrc/cpu/exact_*.cpp csrc/cpu/conv3x3*.cpp -o $build/coder
 $build/coder $build/corpus/coder -artifact_prefix=$build/ -max_len=3000 -max_total_time="$seconds"
 if ! $python -c "import atheris" 2> /dev/null; then
   echo "what reads an archive was not fuzzed: $python has no atheris" >&2

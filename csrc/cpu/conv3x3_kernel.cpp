@@ -41,35 +41,14 @@ static int64_t sums_room(int64_t in, int64_t out, int parts) {
   return kTilePoints / parts * (input_stride(in, tiles) + gradient_stride(out, tiles));
 }
 
-// Rows `row` to `row + rows` of a tile's inputs at the points, channels `first` to `last`, in blocks of
-// [tiles, kBlock].
+// Rows of a tile's inputs at the points, in blocks of [tiles, kBlock].
 template <int row, int rows, class S>
 static VFLOW_NOINLINE void input_rows(const Images<const S>& x, TilePlace place, const S* zeros,
                                       int64_t first, int64_t last, int64_t tiles, float* points) {
-  constexpr int n = kTileInputs;
-  constexpr std::make_integer_sequence<int, n> all{};
-  const S* from[n][n];
-  for (int i = 0; i < n; ++i)
-    for (int j = 0; j < n; ++j) {
-      const int64_t from_row = place.row + i - 1, from_column = place.column + j - 1;
-      from[i][j] = x.inside(from_row, from_column) ? x.at(place.image, from_row, from_column) : zeros;
-    }
   const int64_t stride = input_stride(x.channels, tiles);
-  for (int64_t c = first; c < last; c += kLanes<S>) {
-    FloatVector columns[n][rows];
-    for (int j = 0; j < n; ++j) {
-      FloatVector line[n];
-      for (int i = 0; i < n; ++i) line[i] = load_some(from[i][j] + c, x.channels - c);
-      inputs_at<row>(line, columns[j], std::make_integer_sequence<int, rows>{});
-    }
-    float* block = points + (c - first) / kBlock * tiles * kBlock + c % kBlock;
-    for (int i = 0; i < rows; ++i) {
-      FloatVector line[n], at[n];
-      for (int j = 0; j < n; ++j) line[j] = columns[j][i];
-      inputs_at<0>(line, at, all);
-      for (int j = 0; j < n; ++j) store(at[j], block + (i * n + j) * stride);
-    }
-  }
+  tile_inputs<row, rows>(x, place, zeros, first, last, [=](int point, int64_t c, FloatVector numbers) {
+    store(numbers, points + point * stride + (c - first) / kBlock * tiles * kBlock + c % kBlock);
+  });
 }
 
 // Rows of a tile's gradients at the points.

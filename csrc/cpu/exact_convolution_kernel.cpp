@@ -1,12 +1,10 @@
 // Convolution whose every output is summed in one order, for one instruction set (VFLOW_TARGET): the bias,
-// then row by row of the window, column by column, channel by channel (convolution_lines.h); or by tiles,
-// whose products are so summed over the channels at each of 36 points (winograd.h).
+// then row by row of the window, column by column, channel by channel (convolution_lines.h).
 #include "exact_convolution_kernel.h"
 
 #include <string.h>
 
 #include "convolution_lines.h"
-#include "winograd_tiles.h"
 
 namespace vflow::VFLOW_TARGET {
 
@@ -45,21 +43,8 @@ static void rows(const ExactConvolutionArrays& arrays, int64_t image, int64_t fi
   }
 }
 
-static int64_t room_of_tiles(int64_t in) { return tiles_room(in, kTilesAtOnce); }
-
-static void pack_all_tiles(const float* weight, int64_t in, int64_t out, float* packed) {
-  for (int64_t first = 0; first < out; first += kBlock)
-    pack_tiles(weight, {in, out, false}, first, packed + first * kTilePoints * in);
-}
-
-static void tiles(const ExactConvolutionArrays& arrays, int64_t first, int64_t count, float* room) {
-  const Images<const float> x = {arrays.x, arrays.height, arrays.width, arrays.in};
-  const Images<float> y = {arrays.y, arrays.height, arrays.width, arrays.out};
-  convolve_tiles(x, arrays.weights, arrays.bias, y, first, count, kTilesAtOnce, room);
-}
-
 const ExactConvolutionKernels& exact_convolution_kernels() {
-  static const ExactConvolutionKernels kernels = {kBlock, pack, rows, pack_all_tiles, room_of_tiles, tiles};
+  static const ExactConvolutionKernels kernels = {kBlock, pack, rows};
   return kernels;
 }
 

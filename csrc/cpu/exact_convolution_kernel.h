@@ -16,10 +16,9 @@ struct ExactConvolutionArrays {
   int side;  // 1 or 3
 };
 
-// Of 3x3 convolutions those with so many input channels go by tiles of 4x4 outputs (winograd.h): fewer
-// do not repay the transforms. It decides the bits, and so it is the same for every instruction set.
+// Of 3x3 convolutions those with so many input channels go by tiles of 4x4 outputs (conv3x3.cpp): fewer do
+// not repay the transforms. It decides the bits, and so it is the same for every instruction set.
 constexpr int64_t kLeastTiled = 16;
-constexpr int64_t kTilesAtOnce = 24;
 
 struct ExactConvolutionKernels {
   // Output channels of a block of packed weights; each is padded to one.
@@ -28,11 +27,6 @@ struct ExactConvolutionKernels {
   void (*pack)(const float* weight, int64_t in, int64_t out, int side, float* packed);
   // Rows `first` to `first + rows` of image `image`; `room` is for (rows + 2) (width + 2) in floats.
   void (*rows)(const ExactConvolutionArrays&, int64_t image, int64_t first, int64_t rows, float* room);
-  // The same by tiles: weight [out, 3, 3, in] -> blocks of [36, in, block], and `count` tiles, at most
-  // kTilesAtOnce, from the first of all images' that is asked for; `room` is for tiles_room(in) floats.
-  void (*pack_tiles)(const float* weight, int64_t in, int64_t out, float* packed);
-  int64_t (*tiles_room)(int64_t in);
-  void (*tiles)(const ExactConvolutionArrays&, int64_t first, int64_t count, float* room);
 };
 
 VFLOW_DECLARE_KERNELS(const ExactConvolutionKernels& exact_convolution_kernels())

@@ -17,21 +17,6 @@ struct WinogradPoints {
   static constexpr double a = 0.625, b = 1.5, aa = a * a, bb = b * b;
 };
 
-// Six inputs in a line at the six points.
-VFLOW_INLINE void inputs_at_points(const FloatVector (&d)[kTileInputs], FloatVector (&at)[kTileInputs]) {
-  using V = FloatVector;
-  using P = WinogradPoints;
-  const V all = splat<V>(P::aa * P::bb), sum = splat<V>(-(P::aa + P::bb));
-  at[0] = fused(all, d[0], fused(sum, d[2], d[4]));
-  const V even_a = fused(splat<V>(-P::bb), d[2], d[4]), odd_a = fused(splat<V>(-P::bb), d[1], d[3]);
-  at[1] = fused(splat<V>(P::a), odd_a, even_a);
-  at[2] = fused(splat<V>(-P::a), odd_a, even_a);
-  const V even_b = fused(splat<V>(-P::aa), d[2], d[4]), odd_b = fused(splat<V>(-P::aa), d[1], d[3]);
-  at[3] = fused(splat<V>(P::b), odd_b, even_b);
-  at[4] = fused(splat<V>(-P::b), odd_b, even_b);
-  at[5] = fused(all, d[1], fused(sum, d[3], d[5]));
-}
-
 // Three weights in a line, to[i stride].
 VFLOW_INLINE void weights_at_points(double g0, double g1, double g2, double* to, int64_t stride) {
   using P = WinogradPoints;

@@ -78,29 +78,31 @@ struct TilePlace {
   }
 };
 
-// A tile's inputs at the points: `to` says where the vector of channels from c of a point goes, and how many
-// of its numbers; `zeros` are the channels of a place outside.
-template <class S, class To>
-VFLOW_INLINE void tile_inputs(const Images<const S>& x, TilePlace place, const S* zeros, const To& to) {
+// Rows `row` to `row + rows` of a tile's inputs at the points, of channels `first` to `last`: `to` is given
+// each point of these rows, the channel that a vector begins with, and the vector. `zeros` are the channels
+// of a place outside.
+template <int row, int rows, class S, class To>
+VFLOW_INLINE void tile_inputs(const Images<const S>& x, TilePlace place, const S* zeros, int64_t first,
+                              int64_t last, const To& to) {
   using V = FloatVector;
   constexpr int n = kTileInputs;
   const S* from[n][n];
   for (int i = 0; i < n; ++i)
     for (int j = 0; j < n; ++j) {
-      const int64_t row = place.row + i - 1, column = place.column + j - 1;
-      from[i][j] = x.inside(row, column) ? x.at(place.image, row, column) : zeros;
+      const int64_t from_row = place.row + i - 1, from_column = place.column + j - 1;
+      from[i][j] = x.inside(from_row, from_column) ? x.at(place.image, from_row, from_column) : zeros;
     }
-  for (int64_t c = 0; c < x.channels; c += kLanes<S>) {
-    V columns[n][n];
+  for (int64_t c = first; c < last; c += kLanes<S>) {
+    V columns[n][rows];
     for (int j = 0; j < n; ++j) {
-      V line[n], at[n];
+      V line[n];
       for (int i = 0; i < n; ++i) line[i] = load_some(from[i][j] + c, x.channels - c);
-      inputs_at_points(line, at);
-      for (int i = 0; i < n; ++i) columns[i][j] = at[i];
+      inputs_at<row>(line, columns[j], std::make_integer_sequence<int, rows>{});
     }
-    for (int i = 0; i < n; ++i) {
-      V at[n];
-      inputs_at_points(columns[i], at);
+    for (int i = 0; i < rows; ++i) {
+      V line[n], at[n];
+      for (int j = 0; j < n; ++j) line[j] = columns[j][i];
+      inputs_at<0>(line, at, std::make_integer_sequence<int, n>{});
       for (int j = 0; j < n; ++j) to(i * n + j, c, at[j]);
     }
   }
@@ -145,10 +147,10 @@ void convolve_tiles(const Images<const S>& x, const float* weights, const float*
   S* zeros = reinterpret_cast<S*>(products + kTilePoints * product_stride);
   memset(zeros, 0, static_cast<size_t>(in) * sizeof(S));
   for (int64_t tile = 0; tile < count; ++tile)
-    tile_inputs(x, TilePlace(x.height, x.width, first + tile), static_cast<const S*>(zeros),
-                [=](int point, int64_t c, FloatVector numbers) {
-                  store_some<float>(numbers, in - c, points + point * stride + tile * in + c);
-                });
+    tile_inputs<0, kTileInputs>(x, TilePlace(x.height, x.width, first + tile), static_cast<const S*>(zeros),
+                                0, in, [=](int point, int64_t c, FloatVector numbers) {
+                                  store_some<float>(numbers, in - c, points + point * stride + tile * in + c);
+                                });
   const float no_bias[kBlock] = {};
   for (int64_t channel = 0; channel < out; channel += kBlock) {
     const int64_t vectors = out - channel > kLanes<float> ? kVectors : 1;

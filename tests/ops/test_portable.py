@@ -27,7 +27,7 @@ def test_the_recorded_bits(processor, tmp_path):
         pytest.skip(f"needs {' and '.join(missing)}")
     program = tmp_path / "cases"
     sources = [TESTS / "exact_cases.cpp", SOURCES / "library.cpp", SOURCES / "coder.cpp"]
-    sources += sorted(SOURCES.glob("exact_*.cpp"))
+    sources += sorted([*SOURCES.glob("exact_*.cpp"), *SOURCES.glob("conv3x3*.cpp")])
     command = [compiler, *FLAGS.split(), *map(str, sources), "-o", str(program)]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
