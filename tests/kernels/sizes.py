@@ -36,7 +36,7 @@ from vflow.kernels import (
 Make = Callable[..., Tensor]  # a tensor of a shape
 
 DEFAULT = 5
-SIZES = (1, 3, 16)
+SIZES = (1, 2, 3, 16)
 
 
 def _mixture(

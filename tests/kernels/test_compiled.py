@@ -53,7 +53,7 @@ def test_every_size_compiles():
     """Triton makes an integer argument that is 1 a constant, which the interpreter does not."""
     found = json.loads(python("from tests.kernels.sizes import main; main()"))
     assert found["failures"] == []
-    assert found["calls"] > 250
+    assert found["calls"] > 300
 
 
 def test_nothing_spills(usages):
