@@ -44,6 +44,16 @@ VFLOW_INLINE V polynomial(V x, double first, Rest... rest) {
   return polynomial(x, rest...) * x + splat<V>(first);
 }
 
+// The polynomial whose coefficients are these times factor, factor unit, factor unit^2, ...
+template <class V>
+VFLOW_INLINE V scaled_polynomial(V, double, double factor, double last) {
+  return splat<V>(factor * last);
+}
+template <class V, class... Rest>
+VFLOW_INLINE V scaled_polynomial(V x, double unit, double factor, double first, Rest... rest) {
+  return scaled_polynomial(x, unit, factor * unit, rest...) * x + splat<V>(factor * first);
+}
+
 struct Float32 {
   using Scalar = float;
   static constexpr int mantissa_bits = 23;
@@ -54,11 +64,12 @@ struct Float32 {
   static constexpr float exp_least = -87.0f, exp_most = 88.0f;
   static constexpr float epsilon = 0x1p-23f, largest = 0x1.fffffep127f, small = 1e-20f, huge = 1e18f;
 
-  // The minimax polynomials of exp, log and tanh, beyond their first terms.
+  // The minimax polynomials of exp, log and tanh, beyond their first terms; that of exp at `unit` r, times
+  // `factor`.
   template <class V>
-  static VFLOW_INLINE V exp_tail(V r) {
-    return polynomial(r, 0.49999993447796486827, 0.16666520631709496887, 0.041668388045313996659,
-                      0.0083687168797281399469, 0.0013814598646664034453);
+  static VFLOW_INLINE V exp_tail(V r, double unit = 1, double factor = 1) {
+    return scaled_polynomial(r, unit, factor, 0.49999993447796486827, 0.16666520631709496887,
+                             0.041668388045313996659, 0.0083687168797281399469, 0.0013814598646664034453);
   }
   template <class V>
   static VFLOW_INLINE V log_tail(V s2) {
@@ -82,11 +93,11 @@ struct Float64 {
   static constexpr double epsilon = 0x1p-52, largest = 0x1.fffffffffffffp1023, small = 1e-200, huge = 1e150;
 
   template <class V>
-  static VFLOW_INLINE V exp_tail(V r) {
-    return polynomial(r, 0.49999999999999999806, 0.16666666666666712896, 0.041666666666667031289,
-                      0.0083333333333041190254, 0.0013888888888699584877, 0.00019841269920390118738,
-                      2.4801587702068536117e-5, 2.7557215001241294262e-6, 2.7556941016483940586e-7,
-                      2.5118061259024378113e-8, 2.1020529147971622699e-9);
+  static VFLOW_INLINE V exp_tail(V r, double unit = 1, double factor = 1) {
+    return scaled_polynomial(r, unit, factor, 0.49999999999999999806, 0.16666666666666712896,
+                             0.041666666666667031289, 0.0083333333333041190254, 0.0013888888888699584877,
+                             0.00019841269920390118738, 2.4801587702068536117e-5, 2.7557215001241294262e-6,
+                             2.7556941016483940586e-7, 2.5118061259024378113e-8, 2.1020529147971622699e-9);
   }
   template <class V>
   static VFLOW_INLINE V log_tail(V s2) {
@@ -202,6 +213,19 @@ VFLOW_INLINE V exp_minus(V x) {
 template <class V>
 VFLOW_INLINE V exp_of_rounded(V x) {
   return exp_bounded(x);
+}
+
+// 2^x of an x known not to overflow; what underflows is tiny. With x = n + f and |f| <= 1/2, n goes into the
+// exponent, and 2^f is the polynomial of exp at f ln 2.
+template <class V>
+VFLOW_INLINE V exp2_bounded(V x) {
+  using F = Format<V>;
+  using Bits = typename F::Bits;
+  constexpr double ln2 = 0.69314718055994531, log2e = 1.4426950408889634;
+  x = larger(splat<V>(F::exp_least * log2e), x);
+  const V shifted = x + splat<V>(F::magic), f = x - (shifted - splat<V>(F::magic));
+  const V power = (F::exp_tail(f, ln2, ln2 * ln2) * f + splat<V>(ln2)) * f + splat<V>(1);
+  return bits_as<V>((bits_as<Bits>(shifted) << F::mantissa_bits) + bits_as<Bits>(power));
 }
 
 // exp(x) - 1 of an x known not to overflow.

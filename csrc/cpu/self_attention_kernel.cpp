@@ -3,7 +3,8 @@
 // Flow++'s heads are narrow, 8 to 24 numbers, and an image has hundreds of positions: the exponentials cost
 // as much as the products. A SIMD vector is therefore as many queries (or, for the gradients of keys and
 // values, as many keys), a few keys (or queries) are taken at a time, and scores never leave the registers.
-// The softmax is taken on the go: the sums are scaled down whenever a larger score turns up.
+// The softmax is taken on the go: the sums are scaled down whenever a larger score turns up. Scores are to
+// base 2, which spares an exponential four of its products; log_total is to base e.
 #include "self_attention_kernel.h"
 
 #include "columns.h"
@@ -11,14 +12,27 @@
 
 namespace vflow::VFLOW_TARGET {
 
-constexpr int64_t kRows = 8;  // keys, or queries, at a time
+// A block is kVectors vectors against kRows rows, eight scores for each lane. Each number of a row is fetched
+// once for all vectors, which counts where that is an instruction of its own; AVX-512 multiplies by a number
+// in memory.
+#if VFLOW_VECTOR_BYTES == 64
+constexpr int64_t kVectors = 1, kRows = 8;
+#else
+constexpr int64_t kVectors = 2, kRows = 4;
+#endif
+constexpr int64_t kQueries = 8;  // of a gradient's rows at a time, in blocks of kRows
 
-// `positions` rounded up to whole vectors and whole blocks of rows; what is beyond is zero.
+template <class S>
+constexpr int64_t kColumns = kVectors * kLanes<S>;
+
+// `positions` rounded up to whole blocks; what is beyond is zero.
 template <class S>
 constexpr int64_t padded(int64_t positions) {
-  constexpr int64_t step = kLanes<S> > kRows ? kLanes<S> : kRows;
+  constexpr int64_t step = kColumns<S> > kQueries ? kColumns<S> : kQueries;
   return (positions + step - 1) / step * step;
 }
+
+constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
 
 // A head of at most this many numbers fills half a vector; vectors of that size then take its rows.
 template <class S>
@@ -33,28 +47,30 @@ constexpr int64_t wide_row(int64_t width) {
 
 static int64_t scratch_bytes(int64_t positions, int64_t width) {
   const int64_t rows = padded<float>(positions);
-  return (rows * (4 * width + 2 * wide_row<float>(width) + 2)) * 8 + 5 * width * VFLOW_VECTOR_BYTES;
+  return (rows * (4 * width + 2 * wide_row<float>(width) + 2)) * 8 +
+         (4 * kVectors + 1) * width * VFLOW_VECTOR_BYTES;
 }
 
 // Where a head keeps its things, from the scratch on.
 template <class S>
 struct Room {
-  Vector<S>*columns[2], *sums[2], *rows;  // [width] each; kLanes rows [width]
-  Number<S>*q, *k, *v, *grad;             // [positions, width], packed
-  Number<S>*wide_k, *grad_q;              // [positions, wide_row]
-  Number<S>*log_total, *along;            // [positions]
+  Vector<S>*columns[2], *sums[2];           // [kVectors, width] each
+  Vector<S>* rows;                          // kLanes rows [width]
+  Number<S>*q, *k, *v, *grad;               // [positions, width], packed
+  Number<S>*wide_k, *grad_q;                // [positions, wide_row]
+  Number<S>*minus_log_total, *minus_along;  // [positions]; the first to base 2
 
   Room(void* scratch, int64_t positions, int64_t width) {
     auto* vectors = static_cast<Vector<S>*>(scratch);
-    columns[0] = vectors, columns[1] = vectors + width;
-    sums[0] = vectors + 2 * width, sums[1] = vectors + 3 * width;
-    rows = vectors + 4 * width;
-    const int64_t size = padded<S>(positions) * width;
-    q = reinterpret_cast<Number<S>*>(vectors + 5 * width);
+    const int64_t block = kVectors * width, size = padded<S>(positions) * width;
+    columns[0] = vectors, columns[1] = vectors + block;
+    sums[0] = vectors + 2 * block, sums[1] = vectors + 3 * block;
+    rows = vectors + 4 * block;
+    q = reinterpret_cast<Number<S>*>(rows + width);
     k = q + size, v = k + size, grad = v + size;
     const int64_t wide = padded<S>(positions) * wide_row<S>(width);
     wide_k = grad + size, grad_q = wide_k + wide;
-    log_total = grad_q + wide, along = log_total + padded<S>(positions);
+    minus_log_total = grad_q + wide, minus_along = minus_log_total + padded<S>(positions);
   }
 };
 
@@ -76,56 +92,73 @@ VFLOW_INLINE void pad(const Number<S>* from, int64_t positions, int64_t width, N
     memcpy(to + i * wide, from + i * width, static_cast<size_t>(width) * sizeof(Number<S>));
 }
 
-// Columns -> the first `count` rows, `stride` apart, times `factor`.
+// kColumns rows from `rows` on -> kVectors times `width` columns.
 template <class S>
-VFLOW_INLINE void unpack(const Vector<S>* columns, Vector<S> factor, int64_t count, int64_t stride,
-                         int64_t width, const Room<S>& room, S* to) {
+VFLOW_INLINE void load_block(const Number<S>* rows, int64_t width, Vector<S>* columns) {
+  for (int64_t v = 0; v < kVectors; ++v)
+    load_columns<Number<S>>(rows + v * kLanes<S> * width, width, columns + v * width);
+}
+
+// Columns of one vector, times `factor` -> the first `count` rows, `stride` apart; the columns are spent.
+template <class S>
+VFLOW_INLINE void unpack(Vector<S>* columns, Vector<S> factor, int64_t count, int64_t stride, int64_t width,
+                         const Room<S>& room, S* to) {
   auto* rows = reinterpret_cast<Number<S>*>(room.rows);
-  for (int64_t j = 0; j < width; ++j) room.columns[0][j] = columns[j] * factor;
-  store_columns<Number<S>>(room.columns[0], width, rows);
+  for (int64_t j = 0; j < width; ++j) columns[j] *= factor;
+  store_columns<Number<S>>(columns, width, rows);
   for (int64_t i = 0; i < count; ++i)
     for (int64_t j = 0; j < width; ++j) narrow(rows[i * width + j], to + i * stride + j);
 }
 
-// products[r] = the product of row r with each of the columns' lanes.
+template <class V>
+using Block = V[kVectors][kRows];
+
+// Row r of every vector becomes numbers[r].
 template <class V, class C>
-VFLOW_INLINE void multiply(const V* columns, const C* rows, int64_t width, V (&products)[kRows]) {
-  for (int64_t r = 0; r < kRows; ++r) products[r] = V{};
+VFLOW_INLINE void fill(const C* numbers, Block<V>& block) {
+  for (int64_t v = 0; v < kVectors; ++v)
+    for (int64_t r = 0; r < kRows; ++r) block[v][r] = V{} + numbers[r];
+}
+
+// products[v][r] += the product of row r with each lane of vector v.
+template <class V, class C>
+VFLOW_INLINE void multiply(const V* columns, const C* rows, int64_t width, Block<V>& products) {
   for (int64_t j = 0; j < width; ++j) {
-    const V column = columns[j];
-    for (int64_t r = 0; r < kRows; ++r) products[r] += column * rows[r * width + j];
+    V column[kVectors];
+    for (int64_t v = 0; v < kVectors; ++v) column[v] = columns[v * width + j];
+    for (int64_t r = 0; r < kRows; ++r) {
+      const C number = rows[r * width + j];
+      for (int64_t v = 0; v < kVectors; ++v) products[v][r] += column[v] * number;
+    }
   }
 }
 
-// sums[j] += the rows' numbers j, each times its weight.
+// sums[v][j] += the rows' numbers j, each times its weight.
 template <class V, class C>
-VFLOW_INLINE void accumulate(const V (&weights)[kRows], const C* rows, int64_t width, V* sums) {
+VFLOW_INLINE void accumulate(const Block<V>& weights, const C* rows, int64_t width, V* sums) {
   for (int64_t j = 0; j < width; ++j) {
-    V even = sums[j], odd{};
-    for (int64_t r = 0; r < kRows; r += 2) {
-      even += weights[r] * rows[r * width + j];
-      odd += weights[r + 1] * rows[(r + 1) * width + j];
+    V to[kVectors];
+    for (int64_t v = 0; v < kVectors; ++v) to[v] = sums[v * width + j];
+    for (int64_t r = 0; r < kRows; ++r) {
+      const C number = rows[r * width + j];
+      for (int64_t v = 0; v < kVectors; ++v) to[v] += weights[v][r] * number;
     }
-    sums[j] = even + odd;
+    for (int64_t v = 0; v < kVectors; ++v) sums[v * width + j] = to[v];
   }
 }
 
-// Row r of `rows` += the rows of `lane_rows`, one for each lane, times the lanes of weights[r]; W is a
-// vector, or half of one.
-template <class W, class C, class V>
-VFLOW_INLINE void accumulate_rows(const V (&weights)[kRows], const C* lane_rows, int64_t wide, C* rows) {
-  constexpr int64_t lanes = sizeof(V) / sizeof(C), step = sizeof(W) / sizeof(C);
-  C numbers[kRows][lanes];
-  memcpy(numbers, weights, sizeof(numbers));
-  for (int64_t j = 0; j < wide; j += step) {
-    W sums[kRows];
-    for (int64_t r = 0; r < kRows; ++r) memcpy(&sums[r], rows + r * wide + j, sizeof(W));
-    for (int64_t lane = 0; lane < lanes; ++lane) {
-      W row;
-      memcpy(&row, lane_rows + lane * wide + j, sizeof(W));
-      for (int64_t r = 0; r < kRows; ++r) sums[r] += numbers[r][lane] * row;
+// Each of kQueries rows += its weights times kColumns rows of `from`; W is a vector, or half of one.
+template <class W, class C, int64_t columns>
+VFLOW_INLINE void accumulate_rows(const C (&weights)[kQueries][columns], const C* from, int64_t wide,
+                                  C* rows) {
+  for (int64_t j = 0; j < wide; j += sizeof(W) / sizeof(C)) {
+    W sums[kQueries];
+    for (int64_t r = 0; r < kQueries; ++r) sums[r] = load_as<W>(rows + r * wide + j);
+    for (int64_t column = 0; column < columns; ++column) {
+      const W row = load_as<W>(from + column * wide + j);
+      for (int64_t r = 0; r < kQueries; ++r) sums[r] += weights[r][column] * row;
     }
-    for (int64_t r = 0; r < kRows; ++r) memcpy(rows + r * wide + j, &sums[r], sizeof(W));
+    for (int64_t r = 0; r < kQueries; ++r) store_as(sums[r], rows + r * wide + j);
   }
 }
 
@@ -150,13 +183,9 @@ struct Head {
 };
 
 template <class S>
-VFLOW_INLINE Number<S> scale_of(int64_t width) {
-  return static_cast<Number<S>>(1 / __builtin_sqrt(static_cast<double>(width)));
-}
-
-template <class S>
 VFLOW_INLINE void pack_inputs(const Head<S>& head, int64_t positions, int64_t width, const Room<S>& room) {
-  pack(head.q, positions, head.packed_stride, width, scale_of<S>(width), room.q);
+  const auto to_base_2 = static_cast<Number<S>>(kLog2E / __builtin_sqrt(static_cast<double>(width)));
+  pack(head.q, positions, head.packed_stride, width, to_base_2, room.q);
   pack(head.k, positions, head.packed_stride, width, Number<S>{1}, room.k);
   pack(head.v, positions, head.packed_stride, width, Number<S>{1}, room.v);
 }
@@ -172,38 +201,53 @@ void forward_run(const SelfAttentionArrays& arrays, int64_t image, int64_t head_
   auto* log_total = static_cast<Number<S>*>(arrays.log_total) + head.real;
   const V lowest = splat<V>(-Format<V>::largest);
   V* sums = room.sums[0];
-  for (int64_t query = 0; query < positions; query += kLanes<S>) {
-    load_columns<Number<S>>(room.q + query * width, width, room.columns[0]);
-    for (int64_t j = 0; j < width; ++j) sums[j] = V{};
-    V top = lowest, total{};
+  for (int64_t query = 0; query < positions; query += kColumns<S>) {
+    load_block<S>(room.q + query * width, width, room.columns[0]);
+    for (int64_t j = 0; j < kVectors * width; ++j) sums[j] = V{};
+    V top[kVectors], total[kVectors];
+    for (int64_t v = 0; v < kVectors; ++v) top[v] = lowest, total[v] = V{};
     for (int64_t key = 0; key < positions; key += kRows) {
-      V weights[kRows];
+      Block<V> weights;  // not {}, which is memset in memory
+      for (auto& row : weights)
+        for (V& weight : row) weight = V{};
       multiply(room.columns[0], room.k + key * width, width, weights);
-      for (int64_t r = positions - key; r < kRows; ++r) weights[r] = lowest;
-      V higher = top;
-      for (int64_t r = 0; r < kRows; ++r) higher = larger(higher, weights[r]);
-      if (any(higher > top)) {
-        const V factor = exp_bounded(top - higher);
-        for (int64_t j = 0; j < width; ++j) sums[j] *= factor;
-        total *= factor;
-        top = higher;
+      for (int64_t r = positions - key; r < kRows; ++r)
+        for (int64_t v = 0; v < kVectors; ++v) weights[v][r] = lowest;
+      V higher[kVectors];
+      for (int64_t v = 0; v < kVectors; ++v) {
+        higher[v] = top[v];
+        for (int64_t r = 0; r < kRows; ++r) higher[v] = larger(higher[v], weights[v][r]);
       }
-      for (int64_t r = 0; r < kRows; ++r) {
-        weights[r] = exp_bounded(weights[r] - top);
-        total += weights[r];
-      }
+      auto rises = higher[0] > top[0];
+      for (int64_t v = 1; v < kVectors; ++v) rises |= higher[v] > top[v];
+      if (any(rises))
+        for (int64_t v = 0; v < kVectors; ++v) {
+          const V factor = exp2_bounded(top[v] - higher[v]);
+          for (int64_t j = 0; j < width; ++j) sums[v * width + j] *= factor;
+          total[v] *= factor;
+          top[v] = higher[v];
+        }
+      for (int64_t r = 0; r < kRows; ++r)
+        for (int64_t v = 0; v < kVectors; ++v) {
+          weights[v][r] = exp2_bounded(weights[v][r] - top[v]);
+          total[v] += weights[v][r];
+        }
       accumulate(weights, room.v + key * width, width, sums);
     }
-    const int64_t count = positions - query < kLanes<S> ? positions - query : kLanes<S>;
-    unpack<S>(sums, splat<V>(1) / total, count, head.stride, width, room, output + query * head.stride);
-    const V logs = top + log(total);
-    for (int64_t lane = 0; lane < count; ++lane) log_total[query + lane] = logs[lane];
+    for (int64_t v = 0; v < kVectors; ++v) {
+      const int64_t first = query + v * kLanes<S>, left = positions - first;
+      const int64_t count = left < kLanes<S> ? left : kLanes<S>;
+      unpack(sums + v * width, splat<V>(1) / total[v], count, head.stride, width, room,
+             output + first * head.stride);
+      const V logs = top[v] * splat<V>(kLn2) + log(total[v]);
+      for (int64_t lane = 0; lane < count; ++lane) log_total[first + lane] = logs[lane];
+    }
   }
 }
 
 // With P the softmax and g the gradient of the output: dV = P^T g, dP = g V^T, dS = P (dP - rowsum(g O)),
-// dQ = dS K scale, dK = dS^T Q scale. `along` is rowsum(g O), less the gradient of log_total. W takes the
-// rows of dQ.
+// dQ = dS K scale, dK = dS^T Q scale. `minus_along` is -rowsum(g O), and the gradient of log_total. W takes
+// the rows of dQ.
 template <class W, class S>
 VFLOW_INLINE void backward_of_head(const SelfAttentionArrays& arrays, int64_t image, int64_t head_index,
                                    void* scratch) {
@@ -219,40 +263,51 @@ VFLOW_INLINE void backward_of_head(const SelfAttentionArrays& arrays, int64_t im
   const S* output = static_cast<const S*>(arrays.output) + head.first;
   for (int64_t i = 0; i < padded<S>(positions); ++i) {
     const bool inside = i < positions;
-    C sum = inside ? -static_cast<const C*>(arrays.grad_log_total)[head.real + i] : C{};
+    C sum = inside ? static_cast<const C*>(arrays.grad_log_total)[head.real + i] : C{};
     for (int64_t j = 0; inside && j < width; ++j)
-      sum += widen(output[i * head.stride + j]) * room.grad[i * width + j];
-    room.along[i] = sum;
-    room.log_total[i] = inside ? static_cast<const C*>(arrays.log_total)[head.real + i] : C{};
+      sum -= widen(output[i * head.stride + j]) * room.grad[i * width + j];
+    room.minus_along[i] = sum;
+    const C log_total = inside ? static_cast<const C*>(arrays.log_total)[head.real + i] : C{};
+    room.minus_log_total[i] = log_total * static_cast<C>(-kLog2E);
   }
   S* grad_q = static_cast<S*>(arrays.grad_qkv) + head.packed_first(arrays, image, head_index);
   S *grad_k = grad_q + head.stride, *grad_v = grad_k + head.stride;
   V *k = room.columns[0], *v = room.columns[1], *k_sums = room.sums[0], *v_sums = room.sums[1];
-  const V one = splat<V>(1);
-  for (int64_t key = 0; key < positions; key += kLanes<S>) {
-    const int64_t count = positions - key < kLanes<S> ? positions - key : kLanes<S>;
-    load_columns<C>(room.k + key * width, width, k);
-    load_columns<C>(room.v + key * width, width, v);
-    for (int64_t j = 0; j < width; ++j) k_sums[j] = v_sums[j] = V{};
-    for (int64_t query = 0; query < positions; query += kRows) {
-      V weights[kRows], gradients[kRows];
-      multiply(k, room.q + query * width, width, weights);
-      multiply(v, room.grad + query * width, width, gradients);
-      for (int64_t r = 0; r < kRows; ++r) {
-        weights[r] = exp_bounded(weights[r] - room.log_total[query + r]);
-        gradients[r] = weights[r] * (gradients[r] - room.along[query + r]);
+  for (int64_t key = 0; key < positions; key += kColumns<S>) {
+    load_block<S>(room.k + key * width, width, k);
+    load_block<S>(room.v + key * width, width, v);
+    for (int64_t j = 0; j < kVectors * width; ++j) k_sums[j] = v_sums[j] = V{};
+    for (int64_t block = 0; block < positions; block += kQueries) {
+      alignas(V) C of_scores[kQueries][kColumns<S>];
+      for (int64_t query = block; query < block + kQueries; query += kRows) {
+        Block<V> weights, gradients;
+        fill(room.minus_log_total + query, weights);
+        multiply(k, room.q + query * width, width, weights);
+        for (auto& row : weights)
+          for (V& weight : row) weight = exp2_bounded(weight);
+        accumulate(weights, room.grad + query * width, width, v_sums);
+        fill(room.minus_along + query, gradients);
+        multiply(v, room.grad + query * width, width, gradients);
+        for (int64_t i = 0; i < kVectors; ++i)
+          for (int64_t r = 0; r < kRows; ++r) {
+            gradients[i][r] *= weights[i][r];
+            store_as(gradients[i][r], &of_scores[query - block + r][i * kLanes<S>]);
+          }
+        accumulate(gradients, room.q + query * width, width, k_sums);
       }
-      accumulate(weights, room.grad + query * width, width, v_sums);
-      accumulate(gradients, room.q + query * width, width, k_sums);
       // Lanes beyond the last key hold anything, perhaps an infinity, which zeros of k would make a NaN.
-      for (int64_t lane = count; lane < kLanes<S>; ++lane)
-        for (int64_t r = 0; r < kRows; ++r) gradients[r][lane] = 0;
-      accumulate_rows<W>(gradients, room.wide_k + key * wide, wide, room.grad_q + query * wide);
+      for (int64_t lane = positions - key; lane < kColumns<S>; ++lane)
+        for (auto& row : of_scores) row[lane] = 0;
+      accumulate_rows<W>(of_scores, room.wide_k + key * wide, wide, room.grad_q + block * wide);
     }
-    unpack<S>(k_sums, one, count, head.packed_stride, width, room, grad_k + key * head.packed_stride);
-    unpack<S>(v_sums, one, count, head.packed_stride, width, room, grad_v + key * head.packed_stride);
+    for (int64_t i = 0; i < kVectors; ++i) {
+      const int64_t first = key + i * kLanes<S>, left = positions - first;
+      const int64_t count = left < kLanes<S> ? left : kLanes<S>, to = first * head.packed_stride;
+      unpack(k_sums + i * width, splat<V>(kLn2), count, head.packed_stride, width, room, grad_k + to);
+      unpack(v_sums + i * width, splat<V>(1), count, head.packed_stride, width, room, grad_v + to);
+    }
   }
-  const C scale = scale_of<S>(width);
+  const auto scale = static_cast<C>(1 / __builtin_sqrt(static_cast<double>(width)));
   for (int64_t i = 0; i < positions; ++i)
     for (int64_t j = 0; j < width; ++j)
       narrow(room.grad_q[i * wide + j] * scale, grad_q + i * head.packed_stride + j);

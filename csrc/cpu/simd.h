@@ -185,6 +185,19 @@ VFLOW_INLINE void store(FloatVector from, BFloat16* to) {
   memcpy(to, &halves, sizeof(halves));
 }
 
+// Any vector, from memory and to it. By value: a copy from memory to an element of an array of vectors goes
+// by way of narrower registers, and waits where the whole is read at once.
+template <class V, class S>
+VFLOW_INLINE V load_as(const S* from) {
+  V to;
+  memcpy(&to, from, sizeof(to));
+  return to;
+}
+template <class V, class S>
+VFLOW_INLINE void store_as(V from, S* to) {
+  memcpy(to, &from, sizeof(from));
+}
+
 // Asks for memory ahead of its use. The hardware does so too, but not across pages.
 VFLOW_INLINE void prefetch(const void* memory, int64_t bytes) {
   const char* line = static_cast<const char*>(memory);
