@@ -29,6 +29,8 @@ namespace vflow::VFLOW_TARGET {
 template <class V>
 struct Format;
 
+inline constexpr double kLn2 = 0.69314718055994531, kLog2E = 1.4426950408889634;
+
 template <class V>
 VFLOW_INLINE V splat(double value) {
   return V{} + static_cast<typename Format<V>::Scalar>(value);
@@ -179,7 +181,7 @@ template <class V>
 VFLOW_INLINE ExpParts<V> exp_parts(V x) {
   using F = Format<V>;
   using Bits = typename F::Bits;
-  const V shifted = x * splat<V>(1.4426950408889634) + splat<V>(F::magic);
+  const V shifted = x * splat<V>(kLog2E) + splat<V>(F::magic);
   const V n = shifted - splat<V>(F::magic);
   const V r = (x - n * splat<V>(F::ln2_high)) - n * splat<V>(F::ln2_low);
   const V tail = F::exp_tail(r);
@@ -208,24 +210,21 @@ VFLOW_INLINE V exp_minus(V x) {
   return exp_inside(-smaller(splat<V>(-Format<V>::exp_least), x));
 }
 
-// exp(x) of an x that has been rounded, which does more to exp(x) than an exp whose error grows with |x|;
-// what underflows may become 0.
+// 2^x of |x| <= 1/2, by the polynomial of exp.
 template <class V>
-VFLOW_INLINE V exp_of_rounded(V x) {
-  return exp_bounded(x);
+VFLOW_INLINE V exp2_near_zero(V x) {
+  return (Format<V>::exp_tail(x, kLn2, kLn2 * kLn2) * x + splat<V>(kLn2)) * x + splat<V>(1);
 }
 
-// 2^x of an x known not to overflow; what underflows is tiny. With x = n + f and |f| <= 1/2, n goes into the
-// exponent, and 2^f is the polynomial of exp at f ln 2.
+// exp(x) of an x that has been rounded, which does more to exp(x) than an exp whose error grows with |x|, and
+// is known not to overflow; what underflows may become 0.
 template <class V>
-VFLOW_INLINE V exp2_bounded(V x) {
+VFLOW_INLINE V exp_of_rounded(V x) {
   using F = Format<V>;
   using Bits = typename F::Bits;
-  constexpr double ln2 = 0.69314718055994531, log2e = 1.4426950408889634;
-  x = larger(splat<V>(F::exp_least * log2e), x);
-  const V shifted = x + splat<V>(F::magic), f = x - (shifted - splat<V>(F::magic));
-  const V power = (F::exp_tail(f, ln2, ln2 * ln2) * f + splat<V>(ln2)) * f + splat<V>(1);
-  return bits_as<V>((bits_as<Bits>(shifted) << F::mantissa_bits) + bits_as<Bits>(power));
+  const V y = larger(splat<V>(F::exp_least), x) * splat<V>(kLog2E);
+  const V shifted = y + splat<V>(F::magic), n = shifted - splat<V>(F::magic);
+  return bits_as<V>((bits_as<Bits>(shifted) << F::mantissa_bits) + F::one) * exp2_near_zero(y - n);
 }
 
 // exp(x) - 1 of an x known not to overflow.

@@ -18,7 +18,7 @@ using V = DoubleVector;
 using Whole = Int64Vector;
 constexpr int64_t kWide = kLanes<double>, kAtOnce = kLanes<float>;
 constexpr double kMostValue = 0x1p50;  // in units of the grid; sums with it stay exact
-constexpr double kMostExponent = 1000, kLog2E = 1.4426950408889634;
+constexpr double kMostExponent = 1000;
 constexpr double kFaint = 0x1p-660;  // below which a sum goes to its logarithm another way
 
 // Whole numbers below 2^51 as double and back; to the nearest, ties to even.
@@ -96,7 +96,7 @@ struct Elements {
     const F top = params.top();
     F total{};
     for (int64_t k = 0; k < components; ++k) {
-      weight[k] = exp_of_rounded(params.logit(k) - top);
+      weight[k] = exp_bounded(params.logit(k) - top);
       inv_scale[k] = exp_minus(params.log_scale(k));
       total += weight[k];
     }

@@ -3,8 +3,7 @@
 // Flow++'s heads are narrow, 8 to 24 numbers, and an image has hundreds of positions: the exponentials cost
 // as much as the products. A SIMD vector is therefore as many queries (or, for the gradients of keys and
 // values, as many keys), a few keys (or queries) are taken at a time, and scores never leave the registers.
-// The softmax is taken on the go: the sums are scaled down whenever a larger score turns up. Scores are to
-// base 2, which spares an exponential four of its products; log_total is to base e.
+// The softmax is taken on the go: the sums are scaled down whenever a larger score turns up.
 #include "self_attention_kernel.h"
 
 #include "columns.h"
@@ -32,8 +31,6 @@ constexpr int64_t padded(int64_t positions) {
   return (positions + step - 1) / step * step;
 }
 
-constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
-
 // A head of at most this many numbers fills half a vector; vectors of that size then take its rows.
 template <class S>
 constexpr int64_t kHalf = VFLOW_VECTOR_BYTES > 16 ? kLanes<S> / 2 : 0;
@@ -54,11 +51,11 @@ static int64_t scratch_bytes(int64_t positions, int64_t width) {
 // Where a head keeps its things, from the scratch on.
 template <class S>
 struct Room {
-  Vector<S>*columns[2], *sums[2];           // [kVectors, width] each
-  Vector<S>* rows;                          // kLanes rows [width]
-  Number<S>*q, *k, *v, *grad;               // [positions, width], packed
-  Number<S>*wide_k, *grad_q;                // [positions, wide_row]
-  Number<S>*minus_log_total, *minus_along;  // [positions]; the first to base 2
+  Vector<S>*columns[2], *sums[2];  // [kVectors, width] each
+  Vector<S>* rows;                 // kLanes rows [width]
+  Number<S>*q, *k, *v, *grad;      // [positions, width], packed
+  Number<S>*wide_k, *grad_q;       // [positions, wide_row]
+  Number<S>*log_total, *along;     // [positions]
 
   Room(void* scratch, int64_t positions, int64_t width) {
     auto* vectors = static_cast<Vector<S>*>(scratch);
@@ -70,7 +67,7 @@ struct Room {
     k = q + size, v = k + size, grad = v + size;
     const int64_t wide = padded<S>(positions) * wide_row<S>(width);
     wide_k = grad + size, grad_q = wide_k + wide;
-    minus_log_total = grad_q + wide, minus_along = minus_log_total + padded<S>(positions);
+    log_total = grad_q + wide, along = log_total + padded<S>(positions);
   }
 };
 
@@ -113,11 +110,11 @@ VFLOW_INLINE void unpack(Vector<S>* columns, Vector<S> factor, int64_t count, in
 template <class V>
 using Block = V[kVectors][kRows];
 
-// Row r of every vector becomes numbers[r].
-template <class V, class C>
-VFLOW_INLINE void fill(const C* numbers, Block<V>& block) {
-  for (int64_t v = 0; v < kVectors; ++v)
-    for (int64_t r = 0; r < kRows; ++r) block[v][r] = V{} + numbers[r];
+// Not by = {}, which is a memset in memory.
+template <class V>
+VFLOW_INLINE void clear(Block<V>& block) {
+  for (auto& rows : block)
+    for (V& row : rows) row = V{};
 }
 
 // products[v][r] += the product of row r with each lane of vector v.
@@ -183,9 +180,13 @@ struct Head {
 };
 
 template <class S>
+VFLOW_INLINE Number<S> scale_of(int64_t width) {
+  return static_cast<Number<S>>(1 / __builtin_sqrt(static_cast<double>(width)));
+}
+
+template <class S>
 VFLOW_INLINE void pack_inputs(const Head<S>& head, int64_t positions, int64_t width, const Room<S>& room) {
-  const auto to_base_2 = static_cast<Number<S>>(kLog2E / __builtin_sqrt(static_cast<double>(width)));
-  pack(head.q, positions, head.packed_stride, width, to_base_2, room.q);
+  pack(head.q, positions, head.packed_stride, width, scale_of<S>(width), room.q);
   pack(head.k, positions, head.packed_stride, width, Number<S>{1}, room.k);
   pack(head.v, positions, head.packed_stride, width, Number<S>{1}, room.v);
 }
@@ -207,9 +208,8 @@ void forward_run(const SelfAttentionArrays& arrays, int64_t image, int64_t head_
     V top[kVectors], total[kVectors];
     for (int64_t v = 0; v < kVectors; ++v) top[v] = lowest, total[v] = V{};
     for (int64_t key = 0; key < positions; key += kRows) {
-      Block<V> weights;  // not {}, which is memset in memory
-      for (auto& row : weights)
-        for (V& weight : row) weight = V{};
+      Block<V> weights;
+      clear(weights);
       multiply(room.columns[0], room.k + key * width, width, weights);
       for (int64_t r = positions - key; r < kRows; ++r)
         for (int64_t v = 0; v < kVectors; ++v) weights[v][r] = lowest;
@@ -222,14 +222,14 @@ void forward_run(const SelfAttentionArrays& arrays, int64_t image, int64_t head_
       for (int64_t v = 1; v < kVectors; ++v) rises |= higher[v] > top[v];
       if (any(rises))
         for (int64_t v = 0; v < kVectors; ++v) {
-          const V factor = exp2_bounded(top[v] - higher[v]);
+          const V factor = exp_of_rounded(top[v] - higher[v]);
           for (int64_t j = 0; j < width; ++j) sums[v * width + j] *= factor;
           total[v] *= factor;
           top[v] = higher[v];
         }
       for (int64_t r = 0; r < kRows; ++r)
         for (int64_t v = 0; v < kVectors; ++v) {
-          weights[v][r] = exp2_bounded(weights[v][r] - top[v]);
+          weights[v][r] = exp_of_rounded(weights[v][r] - top[v]);
           total[v] += weights[v][r];
         }
       accumulate(weights, room.v + key * width, width, sums);
@@ -239,14 +239,14 @@ void forward_run(const SelfAttentionArrays& arrays, int64_t image, int64_t head_
       const int64_t count = left < kLanes<S> ? left : kLanes<S>;
       unpack(sums + v * width, splat<V>(1) / total[v], count, head.stride, width, room,
              output + first * head.stride);
-      const V logs = top[v] * splat<V>(kLn2) + log(total[v]);
+      const V logs = top[v] + log(total[v]);
       for (int64_t lane = 0; lane < count; ++lane) log_total[first + lane] = logs[lane];
     }
   }
 }
 
 // With P the softmax and g the gradient of the output: dV = P^T g, dP = g V^T, dS = P (dP - rowsum(g O)),
-// dQ = dS K scale, dK = dS^T Q scale. `minus_along` is -rowsum(g O), and the gradient of log_total. W takes
+// dQ = dS K scale, dK = dS^T Q scale. `along` is rowsum(g O), less the gradient of log_total. W takes
 // the rows of dQ.
 template <class W, class S>
 VFLOW_INLINE void backward_of_head(const SelfAttentionArrays& arrays, int64_t image, int64_t head_index,
@@ -263,12 +263,11 @@ VFLOW_INLINE void backward_of_head(const SelfAttentionArrays& arrays, int64_t im
   const S* output = static_cast<const S*>(arrays.output) + head.first;
   for (int64_t i = 0; i < padded<S>(positions); ++i) {
     const bool inside = i < positions;
-    C sum = inside ? static_cast<const C*>(arrays.grad_log_total)[head.real + i] : C{};
+    C sum = inside ? -static_cast<const C*>(arrays.grad_log_total)[head.real + i] : C{};
     for (int64_t j = 0; inside && j < width; ++j)
-      sum -= widen(output[i * head.stride + j]) * room.grad[i * width + j];
-    room.minus_along[i] = sum;
-    const C log_total = inside ? static_cast<const C*>(arrays.log_total)[head.real + i] : C{};
-    room.minus_log_total[i] = log_total * static_cast<C>(-kLog2E);
+      sum += widen(output[i * head.stride + j]) * room.grad[i * width + j];
+    room.along[i] = sum;
+    room.log_total[i] = inside ? static_cast<const C*>(arrays.log_total)[head.real + i] : C{};
   }
   S* grad_q = static_cast<S*>(arrays.grad_qkv) + head.packed_first(arrays, image, head_index);
   S *grad_k = grad_q + head.stride, *grad_v = grad_k + head.stride;
@@ -281,16 +280,17 @@ VFLOW_INLINE void backward_of_head(const SelfAttentionArrays& arrays, int64_t im
       alignas(V) C of_scores[kQueries][kColumns<S>];
       for (int64_t query = block; query < block + kQueries; query += kRows) {
         Block<V> weights, gradients;
-        fill(room.minus_log_total + query, weights);
+        clear(weights);
         multiply(k, room.q + query * width, width, weights);
-        for (auto& row : weights)
-          for (V& weight : row) weight = exp2_bounded(weight);
+        for (int64_t i = 0; i < kVectors; ++i)
+          for (int64_t r = 0; r < kRows; ++r)
+            weights[i][r] = exp_of_rounded(weights[i][r] - room.log_total[query + r]);
         accumulate(weights, room.grad + query * width, width, v_sums);
-        fill(room.minus_along + query, gradients);
+        clear(gradients);
         multiply(v, room.grad + query * width, width, gradients);
         for (int64_t i = 0; i < kVectors; ++i)
           for (int64_t r = 0; r < kRows; ++r) {
-            gradients[i][r] *= weights[i][r];
+            gradients[i][r] = weights[i][r] * (gradients[i][r] - room.along[query + r]);
             store_as(gradients[i][r], &of_scores[query - block + r][i * kLanes<S>]);
           }
         accumulate(gradients, room.q + query * width, width, k_sums);
@@ -303,11 +303,11 @@ VFLOW_INLINE void backward_of_head(const SelfAttentionArrays& arrays, int64_t im
     for (int64_t i = 0; i < kVectors; ++i) {
       const int64_t first = key + i * kLanes<S>, left = positions - first;
       const int64_t count = left < kLanes<S> ? left : kLanes<S>, to = first * head.packed_stride;
-      unpack(k_sums + i * width, splat<V>(kLn2), count, head.packed_stride, width, room, grad_k + to);
+      unpack(k_sums + i * width, splat<V>(1), count, head.packed_stride, width, room, grad_k + to);
       unpack(v_sums + i * width, splat<V>(1), count, head.packed_stride, width, room, grad_v + to);
     }
   }
-  const auto scale = static_cast<C>(1 / __builtin_sqrt(static_cast<double>(width)));
+  const C scale = scale_of<S>(width);
   for (int64_t i = 0; i < positions; ++i)
     for (int64_t j = 0; j < width; ++j)
       narrow(room.grad_q[i * wide + j] * scale, grad_q + i * head.packed_stride + j);
