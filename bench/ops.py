@@ -30,14 +30,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for `python b
 import vflow  # noqa: F401, before torch, for the spin of its threads
 
 # isort: split
-import pytest
 import torch
 
 from bench.machine import copy_bandwidth, describe
 from bench.ops_cases import DTYPES, Case, cases
 from vflow.io.fields import require_choice
 from vflow.runtime.console import RunStopped, one_line_errors
-from vflow.runtime.extras import tyro
+from vflow.runtime.extras import require, tyro
 from vflow.runtime.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -133,11 +132,14 @@ def measure(chosen: list[Case], options: Options) -> list[dict[str, Any]]:
     Raises:
         RunStopped: If one of them fails.
     """
+    import pytest  # with pytest-benchmark, as an extra
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "benchmark.json"
         code = pytest.main(
             [
-                *[str(SPEED), "-p", "no:cacheprovider", "--benchmark-only"],
+                *[str(SPEED), "-p", "no:cacheprovider", "-p", "pytest_benchmark.plugin"],
+                "--benchmark-only",
                 *[f"--benchmark-json={path}", "--benchmark-quiet", "--no-header"],
             ],
             plugins=[Parameters(chosen, options)],
@@ -205,6 +207,7 @@ def main() -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     chosen = choose(options)
+    require("pytest_benchmark", "bench/ops.py")
     if options.gate:
         run_gate(options.device)
     began = time.monotonic()

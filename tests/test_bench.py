@@ -14,6 +14,7 @@ from bench.chart import draw_chart
 from bench.flops import count_flops
 from bench.peer import load_peer
 from bench.workloads import BISECTED
+from tests.forks import run_fork
 from vflow import create_model
 from vflow.models import model_config
 from vflow.ops import backend, concat_elu, dropout
@@ -97,6 +98,24 @@ def test_throughput_refuses_what_it_cannot_time(changes, message):
 def test_ops_refuses_what_it_cannot_time(changes, message):
     with pytest.raises(ValueError, match=message):
         ops.Options(**changes)
+
+
+ONE_CASE = """
+import dataclasses, torch
+from bench import ops, ops_cases
+case = next(c for c in ops_cases.cases() if c.operation == "dropout" and c.kind == "forward")
+case = dataclasses.replace(case, inputs=lambda device: (torch.ones(2, 3),))
+type(case).candidates = lambda self, device: ["eager", "reference", "vflow"]
+ops.print_table(ops.compare(ops.measure([case], ops.Options(rounds=1)), copy_rate=1e9))
+"""
+
+
+def test_ops_times_the_candidates_of_a_case():
+    run = run_fork(ONE_CASE)
+    assert run.returncode == 0, run.stdout + run.stderr
+    lines = run.stdout.splitlines()
+    assert [line.split()[0] for line in lines[-3:]] == ["eager", "reference", "vflow"]
+    assert "x eager" in lines[-1]
 
 
 def test_on_a_gpu_both_backends_are_timed_where_they_are(monkeypatch):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 BROUGHT_BY = {
     "imagecodecs": ("imagecodecs", "codecs"),
     "matplotlib": ("matplotlib", "cli"),
+    "pytest_benchmark": ("pytest-benchmark", "bench"),
     "scipy": ("scipy", "scores"),
     "skimage": ("scikit-image", "demo"),
     "tensorboard": ("tensorboard", "cli"),
