@@ -23,7 +23,7 @@ import time
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for `python bench/ops.py`
 
@@ -38,6 +38,9 @@ from vflow.io.fields import require_choice
 from vflow.runtime.console import RunStopped, one_line_errors
 from vflow.runtime.extras import require, tyro
 from vflow.runtime.files import write_json
+
+if TYPE_CHECKING:
+    import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEED = ROOT / "bench" / "ops_speed.py"
