@@ -60,6 +60,43 @@ def test_precision_is_kept(tmp_path: Path) -> None:
     assert not loaded.initialized
 
 
+@pytest.mark.parametrize("storage", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("precision", [torch.float32, torch.float64], ids=str)
+def test_rounded_for_the_file(saved: Path, tmp_path: Path, storage, precision) -> None:
+    model = vflow.VFlow.from_pretrained(saved).to(precision)
+    model.save_pretrained(tmp_path, storage=storage)
+    whole, half = (folder / "model.safetensors" for folder in (saved, tmp_path))
+    assert half.stat().st_size < 0.55 * whole.stat().st_size
+    loaded = vflow.VFlow.from_pretrained(tmp_path)
+    for ours, before in zip(loaded.parameters(), model.parameters(), strict=True):
+        assert torch.equal(ours, before.to(storage).to(precision))
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    noise = loaded.draw_noise(2)
+    assert loaded.elbo(images, **noise).dtype == precision
+    loaded.save_pretrained(tmp_path / "again", storage=storage)
+    again = vflow.VFlow.from_pretrained(tmp_path / "again")
+    assert torch.equal(loaded.elbo(images, **noise), again.elbo(images, **noise))
+
+
+def test_what_cannot_be_rounded_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    model = vflow.create_model("flowpp-tiny")
+    with pytest.raises(ValueError, match=r"storage must be torch.float16 or .*, got torch.int8"):
+        model.save_pretrained(tmp_path, storage=torch.int8)
+    name, parameter = next(iter(model.named_parameters()))
+    parameter.data.view(-1)[0] = 1e6
+    with pytest.raises(ValueError, match=rf"storage must hold {name}, of up to 1e\+06, got"):
+        model.save_pretrained(tmp_path, storage=torch.float16)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_precision_that_is_none_is_refused(saved: Path, tmp_path: Path) -> None:
+    tensors = load_file(saved / "model.safetensors")
+    (tmp_path / "config.json").write_bytes((saved / "config.json").read_bytes())
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"precision": "int4"})
+    with pytest.raises(ValueError, match=r"must tell a precision of float32, .*, got 'int4'"):
+        load_model(tmp_path)
+
+
 def edit_config(path: str, value: object) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text())

@@ -6,26 +6,55 @@ import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+PRECISION = "precision"
+"""Key of a file's metadata: the precision of numbers that were rounded for the file."""
+STORAGES = (torch.float16, torch.bfloat16)
+PRECISIONS = {
+    str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float64, *STORAGES)
+}
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path, name: Path | None = None) -> None:
+
+def save_tensors(
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    name: Path | None = None,
+    storage: torch.dtype | None = None,
+) -> None:
     """Write tensors, wherever they are and however they share memory.
 
     Args:
         tensors: By their names.
         path: The file, .safetensors.
         name: What errors call it, where `path` is only on the way there.
+        storage: What numbers are rounded to for the file, float16 or bfloat16; the file's metadata
+            then tell the precision that they had, and have again once loaded. By default as they
+            are.
 
     Raises:
         OSError: If the disk does not take it.
+        ValueError: If `storage` is another, or cannot hold a number.
     """
     # Copies on the CPU: safetensors refuses tensors that share memory or have gaps.
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    metadata = {"format": "pt"}
+    if storage is not None:
+        if storage not in STORAGES:
+            raise ValueError(f"storage must be torch.float16 or torch.bfloat16, got {storage}")
+        floats = {key: value for key, value in plain.items() if value.is_floating_point()}
+        rounded = {key: value.to(storage) for key, value in floats.items()}
+        for key, value in rounded.items():
+            if bool(value.isinf().any()):
+                most = floats[key].abs().amax().item()
+                raise ValueError(f"storage must hold {key}, of up to {most:.3g}, got {storage}")
+        metadata[PRECISION] = str(next(iter(floats.values())).dtype).removeprefix("torch.")
+        plain |= rounded
     try:
-        save_file(plain, path, metadata={"format": "pt"})
+        save_file(plain, path, metadata=metadata)
     except SafetensorError as error:  # which a full disk is to it
         raise OSError(f"{name or path} could not be written: {error}") from error
 
@@ -34,6 +63,8 @@ def load_weights(
     model: nn.Module, path: Path, rename: Callable[[str], str], strict: bool = True
 ) -> None:
     """Load a safetensors file of this model's tensors, taking on their precision.
+
+    That is the one that the file's metadata tell, where its numbers were rounded to be stored.
 
     Args:
         model: The model.
@@ -46,7 +77,9 @@ def load_weights(
         ValueError: If the file is damaged, no safetensors, or of another model.
     """
     try:
-        tensors = load_file(path)
+        with safe_open(path, "pt") as file:
+            precision = (file.metadata() or {}).get(PRECISION)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(
             f"{path} must be a whole safetensors file (never a pickle), but it does not "
@@ -66,5 +99,8 @@ def load_weights(
     if not floats or not all(value.isfinite().all() for value in floats):
         came_instead = "NaN or infinity" if floats else "none"
         raise ValueError(f"{path} must hold finite numbers, got {came_instead}")
-    model.to(floats[0].dtype)
+    if precision is not None and precision not in PRECISIONS:
+        known = ", ".join(PRECISIONS)
+        raise ValueError(f"{path} must tell a precision of {known}, got {precision!r}")
+    model.to(floats[0].dtype if precision is None else PRECISIONS[precision])
     model.load_state_dict(tensors, strict=strict)

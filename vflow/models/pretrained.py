@@ -34,6 +34,7 @@ class Pretrained:
         self,
         save_directory: str | Path,
         *,
+        storage: torch.dtype | None = None,
         repo_id: str | None = None,
         push_to_hub: bool = False,
         model_card_kwargs: dict[str, Any] | None = None,
@@ -45,6 +46,9 @@ class Pretrained:
 
         Args:
             save_directory: The folder; made if need be.
+            storage: torch.float16 or torch.bfloat16, for a file of half the size: parameters are
+                rounded to it, and have the model's precision again once loaded. The likelihood is
+                then that of the rounded model, exactly.
             repo_id: Repository on the Hub; the folder's name if None.
             push_to_hub: Whether to upload the folder too.
             model_card_kwargs: Values for the model card's template.
@@ -55,12 +59,13 @@ class Pretrained:
 
         Raises:
             OSError: If the folder cannot be written.
+            ValueError: If `storage` is another, or too narrow for a parameter.
         """
         assert isinstance(self, nn.Module)
         folder = Path(save_directory)
         file = folder / WEIGHTS_NAME
         with atomic_path(file) as path:
-            save_tensors(self.state_dict(), path, file)
+            save_tensors(self.state_dict(), path, file, storage)
         write_json(folder / CONFIG_NAME, self.config.to_tree())
         if not (folder / CARD_NAME).exists():
             with atomic_path(folder / CARD_NAME) as path:
