@@ -33,3 +33,24 @@ class ImageFlow(Likelihoods, Sampling, Settings):
         from vflow.models.widening import widen  # which makes models
 
         return widen(self, extra_dims, posterior=posterior)
+
+    def widen_networks(self, copies: int = 2, *, seed: int = 0) -> Any:
+        """This model, trained or not, with wider networks in its couplings (Chen et al., 2016).
+
+        It gives what this one gives, up to rounding, and has more to learn with: training goes on
+        from where it was, as `--init-from` does with a saved model.
+
+        Args:
+            copies: What every network's filters are multiplied by.
+            seed: How the weights that read a copied channel are shared out, unevenly, so that the
+                copies learn to differ.
+
+        Returns:
+            A model of the same class, precision and device, which shares no memory with this one.
+
+        Raises:
+            ValueError: If the model has no networks of Flow++'s kind.
+        """
+        from vflow.models.wider_networks import widen_networks  # which makes models
+
+        return widen_networks(self, copies, seed)
