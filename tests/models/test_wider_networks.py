@@ -34,9 +34,7 @@ def widths(model: ImageFlow) -> list[int]:
 def test_the_bound_is_the_same(name: str, copies: int) -> None:
     model = make(name)
     if not widths(model):
-        with pytest.raises(
-            ValueError, match="networks, got a"
-        ):
+        with pytest.raises(ValueError, match="networks, got a"):
             model.widen_networks(copies)
         return
     wide = model.widen_networks(copies)

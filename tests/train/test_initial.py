@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import vflow
 from vflow.io.checkpoint import list_steps, open_checkpoint
+from vflow.models.classes import make_model
 from vflow.runtime.distributed import Ranks
 from vflow.train import ModelOverrides, train
 from vflow.train.initial import read_weights
@@ -18,6 +20,10 @@ from vflow.train.inputs import load_inputs
 from vflow.train.trainer import Trainer
 
 CPU = torch.device("cpu")
+
+
+def config_of(source):
+    return vflow.load_model(source).config
 
 
 @pytest.fixture
@@ -35,7 +41,7 @@ def test_weights_of_a_run_a_model_and_a_checkpoint_are_its_averages(
         sources[kind] = tmp_path / "run"
         shutil.copytree(whole_run / "checkpoints", tmp_path / "run" / "checkpoints")
     expected = load_file(checkpoint / "ema.safetensors")
-    weights = read_weights(str(sources[kind]))
+    weights = read_weights(str(sources[kind]), config_of(sources["model"]))
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
@@ -43,7 +49,7 @@ def test_weights_of_a_run_a_model_and_a_checkpoint_are_its_averages(
 def test_begins_with_the_weights_and_everything_else_anew(make_config, whole_run, monkeypatch):
     config = make_config(init_from=str(whole_run), seed=5)
     trainer = Trainer(config, load_inputs(config, CPU), Ranks(), CPU)
-    weights = read_weights(str(whole_run))
+    weights = read_weights(str(whole_run), config_of(whole_run))
     weights["_initialized"] = torch.tensor(False)  # an average saved so is trained all the same
     monkeypatch.setattr(trainer, "_initialize", None)
     trainer.begin(None, weights)
@@ -84,7 +90,7 @@ def test_a_run_begun_with_weights_goes_on_without_them(
 
 
 def test_weights_of_another_shape_are_named_and_nothing_is_written(make_config, whole_run):
-    model = ModelOverrides(filters=8, components=2)
+    model = ModelOverrides(filters=6, components=2)
     config = make_config(init_from=str(whole_run), model=model)
     with pytest.raises(
         ValueError, match=r"^init_from must .* differ: density\.deq\S+ is \(8, 4, 4\) "
@@ -125,3 +131,21 @@ def test_checkpoint_of_such_a_run_names_its_source(make_config, whole_run):
     fixed = open_checkpoint(list_steps(config.out / "checkpoints")[1]).state["fixed"]
     assert fixed["init_from"] == str(whole_run)
     assert fixed["initial weights"].startswith("sha256:")
+
+
+def test_narrower_networks_are_widened(make_config, whole_run, tmp_path, capsys):
+    narrow = vflow.load_model(whole_run)
+    filters = 2 * narrow.config.flow.filters
+    model = dataclasses.replace(make_config().model, filters=filters)
+    wide = tmp_path / "wide"
+    train(make_config(out=wide, init_from=str(whole_run), model=model, steps=1, seed=3))
+    assert f"the networks of {whole_run} are widened 2 times" in capsys.readouterr().out
+    assert vflow.load_model(wide).config.flow.filters == filters
+
+    weights = read_weights(str(whole_run), config_of(wide), tell=False)
+    begun = make_model(config_of(wide))
+    begun.load_state_dict(weights)
+    images = torch.randint(0, 256, (4, *begun.data_shape), dtype=torch.uint8)
+    noise = begun.draw_noise(4)
+    ours, theirs = begun.eval().elbo(images, **noise), narrow.elbo(images, **noise)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)

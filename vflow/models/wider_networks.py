@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from vflow.io.fields import plain, require_int
-from vflow.models.tree import read_tree
+from vflow.models.tree import ModelConfig, read_tree
 from vflow.nets.trunk import Trunk
 from vflow.nets.wider import widen_trunk
 
@@ -22,7 +23,9 @@ def widen_networks(model: Any, copies: int, seed: int) -> Any:
     require_int("copies", copies, 1)
     networks = {name: part for name, part in model.named_modules() if isinstance(part, Trunk)}
     tree = model.config.to_tree()
-    if not networks or _multiply(tree, copies) == 0:
+    for part in _widths(tree):
+        part[FILTERS] *= copies
+    if not networks:
         raise ValueError(
             f"model must have couplings with Flow++'s networks, got a {type(model).__name__}"
         )
@@ -39,14 +42,20 @@ def widen_networks(model: Any, copies: int, seed: int) -> Any:
     return wide.train(model.training)
 
 
-def _multiply(node: Any, copies: int) -> int:
-    """Multiply every width in a config's tree; tells of how many."""
-    if not isinstance(node, dict):
-        return 0
-    found = 0
-    for key, value in node.items():
-        if key == FILTERS:
-            node[key], found = copies * value, found + 1
-        else:
-            found += _multiply(value, copies)
-    return found
+def copies_between(narrow: ModelConfig, wide: ModelConfig) -> int:
+    """By how much all networks of `wide` are wider; 1 where that is no whole number for all."""
+    theirs, ours = (list(_widths(config.to_tree())) for config in (narrow, wide))
+    if not theirs or len(theirs) != len(ours):
+        return 1
+    copies = ours[0][FILTERS] // theirs[0][FILTERS]
+    exact = all(b[FILTERS] == copies * a[FILTERS] for a, b in zip(theirs, ours, strict=True))
+    return max(1, copies) if exact else 1
+
+
+def _widths(node: Any) -> Iterator[dict[str, Any]]:
+    """Every part of a config's tree that has a width."""
+    if isinstance(node, dict):
+        if FILTERS in node:
+            yield node
+        for value in node.values():
+            yield from _widths(value)

@@ -9,21 +9,33 @@ from torch import Tensor
 
 from vflow.models import ImageFlow
 from vflow.models.loading import find_model
+from vflow.models.tree import ModelConfig
+from vflow.models.wider_networks import copies_between
 
 SHOWN = 3
 
 
-def read_weights(source: str) -> dict[str, Tensor]:
+def read_weights(source: str, wanted: ModelConfig, tell: bool = True) -> dict[str, Tensor]:
     """The parameters that `vflow.load_model` would load: of a run, the newest averaged ones.
+
+    A model whose networks are narrower is widened (`ImageFlow.widen_networks`).
 
     Args:
         source: A run's folder, a checkpoint's, a model's, or a repository id on the Hub.
+        wanted: The config of the model that is to begin with them.
+        tell: Whether to print that a model is widened.
 
     Raises:
         FileNotFoundError: If there is no such folder or repository, or a file is missing.
         ValueError: If a file is damaged or a pickle.
     """
-    return dict(find_model(source).load().state_dict())
+    model = find_model(source).load()
+    copies = copies_between(model.config, wanted)
+    if copies > 1:
+        if tell:
+            print(f"the networks of {source} are widened {copies} times, to give what they gave")
+        model = model.widen_networks(copies)
+    return dict(model.state_dict())
 
 
 def require_weights(model: ImageFlow, tensors: dict[str, Tensor], source: str) -> None:

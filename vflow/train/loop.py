@@ -99,7 +99,7 @@ def _train(config: TrainConfig, folder: RunFolder, ranks: Ranks, device: torch.d
             if step >= 0:
                 checkpoint = open_checkpoint(list_steps(folder.checkpoints)[step])
             elif config.init_from is not None:
-                weights = read_weights(config.init_from)
+                weights = read_weights(config.init_from, config.model_config(), tell=False)
         trainer = Trainer(config, inputs, ranks, device)
         facts.update(begun_with, **model_facts(trainer.model))
         if ranks.is_main:
@@ -137,7 +137,7 @@ def _beginning(
     known = {name: before[name] for name in (INIT_FROM, WEIGHTS) if name in before}
     if config.init_from is None or config.init_from == known.get(INIT_FROM):
         return None, known  # a run that goes on needs them no more
-    weights = read_weights(config.init_from)
+    weights = read_weights(config.init_from, config.model_config())
     return weights, {INIT_FROM: config.init_from, WEIGHTS: weights_digest(weights)}
 
 
