@@ -6,158 +6,9 @@
 // The softmax is taken on the go: the sums are scaled down whenever a larger score turns up.
 #include "self_attention_kernel.h"
 
-#include "columns.h"
-#include "simd.h"
+#include "self_attention_blocks.h"
 
 namespace vflow::VFLOW_TARGET {
-
-// A block is kVectors vectors against kRows rows, eight scores for each lane. Each number of a row is fetched
-// once for all vectors, which counts where that is an instruction of its own; AVX-512 multiplies by a number
-// in memory.
-#if VFLOW_VECTOR_BYTES == 64
-constexpr int64_t kVectors = 1, kRows = 8;
-#else
-constexpr int64_t kVectors = 2, kRows = 4;
-#endif
-constexpr int64_t kQueries = 8;  // of a gradient's rows at a time, in blocks of kRows
-
-template <class S>
-constexpr int64_t kColumns = kVectors * kLanes<S>;
-
-// `positions` rounded up to whole blocks; what is beyond is zero.
-template <class S>
-constexpr int64_t padded(int64_t positions) {
-  constexpr int64_t step = kColumns<S> > kQueries ? kColumns<S> : kQueries;
-  return (positions + step - 1) / step * step;
-}
-
-// A head of at most this many numbers fills half a vector; vectors of that size then take its rows.
-template <class S>
-constexpr int64_t kHalf = VFLOW_VECTOR_BYTES > 16 ? kLanes<S> / 2 : 0;
-
-// `width` rounded up to whole vectors, or to a half of one.
-template <class S>
-constexpr int64_t wide_row(int64_t width) {
-  if (width <= kHalf<S>) return kHalf<S>;
-  return (width + kLanes<S> - 1) / kLanes<S> * kLanes<S>;
-}
-
-static int64_t scratch_bytes(int64_t positions, int64_t width) {
-  const int64_t rows = padded<float>(positions);
-  return (rows * (4 * width + 2 * wide_row<float>(width) + 2)) * 8 +
-         (4 * kVectors + 1) * width * VFLOW_VECTOR_BYTES;
-}
-
-// Where a head keeps its things, from the scratch on.
-template <class S>
-struct Room {
-  Vector<S>*columns[2], *sums[2];  // [kVectors, width] each
-  Vector<S>* rows;                 // kLanes rows [width]
-  Number<S>*q, *k, *v, *grad;      // [positions, width], packed
-  Number<S>*wide_k, *grad_q;       // [positions, wide_row]
-  Number<S>*log_total, *along;     // [positions]
-
-  Room(void* scratch, int64_t positions, int64_t width) {
-    auto* vectors = static_cast<Vector<S>*>(scratch);
-    const int64_t block = kVectors * width, size = padded<S>(positions) * width;
-    columns[0] = vectors, columns[1] = vectors + block;
-    sums[0] = vectors + 2 * block, sums[1] = vectors + 3 * block;
-    rows = vectors + 4 * block;
-    q = reinterpret_cast<Number<S>*>(rows + width);
-    k = q + size, v = k + size, grad = v + size;
-    const int64_t wide = padded<S>(positions) * wide_row<S>(width);
-    wide_k = grad + size, grad_q = wide_k + wide;
-    log_total = grad_q + wide, along = log_total + padded<S>(positions);
-  }
-};
-
-// Rows `stride` apart -> rows side by side, times `factor`.
-template <class S>
-VFLOW_INLINE void pack(const S* from, int64_t positions, int64_t stride, int64_t width, Number<S> factor,
-                       Number<S>* to) {
-  for (int64_t i = 0; i < positions; ++i)
-    for (int64_t j = 0; j < width; ++j) to[i * width + j] = widen(from[i * stride + j]) * factor;
-  for (int64_t i = positions * width; i < padded<S>(positions) * width; ++i) to[i] = 0;
-}
-
-// Packed rows -> rows of whole vectors, zero beyond.
-template <class S>
-VFLOW_INLINE void pad(const Number<S>* from, int64_t positions, int64_t width, Number<S>* to) {
-  const int64_t wide = wide_row<S>(width);
-  memset(to, 0, static_cast<size_t>(padded<S>(positions) * wide) * sizeof(Number<S>));
-  for (int64_t i = 0; i < positions; ++i)
-    memcpy(to + i * wide, from + i * width, static_cast<size_t>(width) * sizeof(Number<S>));
-}
-
-// kColumns rows from `rows` on -> kVectors times `width` columns.
-template <class S>
-VFLOW_INLINE void load_block(const Number<S>* rows, int64_t width, Vector<S>* columns) {
-  for (int64_t v = 0; v < kVectors; ++v)
-    load_columns<Number<S>>(rows + v * kLanes<S> * width, width, columns + v * width);
-}
-
-// Columns of one vector, times `factor` -> the first `count` rows, `stride` apart; the columns are spent.
-template <class S>
-VFLOW_INLINE void unpack(Vector<S>* columns, Vector<S> factor, int64_t count, int64_t stride, int64_t width,
-                         const Room<S>& room, S* to) {
-  auto* rows = reinterpret_cast<Number<S>*>(room.rows);
-  for (int64_t j = 0; j < width; ++j) columns[j] *= factor;
-  store_columns<Number<S>>(columns, width, rows);
-  for (int64_t i = 0; i < count; ++i)
-    for (int64_t j = 0; j < width; ++j) narrow(rows[i * width + j], to + i * stride + j);
-}
-
-template <class V>
-using Block = V[kVectors][kRows];
-
-// Not by = {}, which is a memset in memory.
-template <class V>
-VFLOW_INLINE void clear(Block<V>& block) {
-  for (auto& rows : block)
-    for (V& row : rows) row = V{};
-}
-
-// products[v][r] += the product of row r with each lane of vector v.
-template <class V, class C>
-VFLOW_INLINE void multiply(const V* columns, const C* rows, int64_t width, Block<V>& products) {
-  for (int64_t j = 0; j < width; ++j) {
-    V column[kVectors];
-    for (int64_t v = 0; v < kVectors; ++v) column[v] = columns[v * width + j];
-    for (int64_t r = 0; r < kRows; ++r) {
-      const C number = rows[r * width + j];
-      for (int64_t v = 0; v < kVectors; ++v) products[v][r] += column[v] * number;
-    }
-  }
-}
-
-// sums[v][j] += the rows' numbers j, each times its weight.
-template <class V, class C>
-VFLOW_INLINE void accumulate(const Block<V>& weights, const C* rows, int64_t width, V* sums) {
-  for (int64_t j = 0; j < width; ++j) {
-    V to[kVectors];
-    for (int64_t v = 0; v < kVectors; ++v) to[v] = sums[v * width + j];
-    for (int64_t r = 0; r < kRows; ++r) {
-      const C number = rows[r * width + j];
-      for (int64_t v = 0; v < kVectors; ++v) to[v] += weights[v][r] * number;
-    }
-    for (int64_t v = 0; v < kVectors; ++v) sums[v * width + j] = to[v];
-  }
-}
-
-// Each of kQueries rows += its weights times kColumns rows of `from`; W is a vector, or half of one.
-template <class W, class C, int64_t columns>
-VFLOW_INLINE void accumulate_rows(const C (&weights)[kQueries][columns], const C* from, int64_t wide,
-                                  C* rows) {
-  for (int64_t j = 0; j < wide; j += sizeof(W) / sizeof(C)) {
-    W sums[kQueries];
-    for (int64_t r = 0; r < kQueries; ++r) sums[r] = load_as<W>(rows + r * wide + j);
-    for (int64_t column = 0; column < columns; ++column) {
-      const W row = load_as<W>(from + column * wide + j);
-      for (int64_t r = 0; r < kQueries; ++r) sums[r] += weights[r][column] * row;
-    }
-    for (int64_t r = 0; r < kQueries; ++r) store_as(sums[r], rows + r * wide + j);
-  }
-}
 
 // The place of a head's numbers of the first position, and the distance to the next position's.
 template <class S>
@@ -191,10 +42,21 @@ VFLOW_INLINE void pack_inputs(const Head<S>& head, int64_t positions, int64_t wi
   pack(head.v, positions, head.packed_stride, width, Number<S>{1}, room.v);
 }
 
-template <class S>
-void forward_run(const SelfAttentionArrays& arrays, int64_t image, int64_t head_index, void* scratch) {
+// The widths of the presets' heads are constants for the compiler, which unrolls the loops over them; kAny is
+// any other.
+constexpr int64_t kAny = 0;
+
+static SelfAttentionKernels::Run choose(int64_t width, SelfAttentionKernels::Run for_8,
+                                        SelfAttentionKernels::Run for_16, SelfAttentionKernels::Run for_24,
+                                        SelfAttentionKernels::Run for_any) {
+  return width == 8 ? for_8 : width == 16 ? for_16 : width == 24 ? for_24 : for_any;
+}
+
+template <class S, int64_t kWidth>
+VFLOW_NOINLINE void forward_of_head(const SelfAttentionArrays& arrays, int64_t image, int64_t head_index,
+                                    void* scratch) {
   using V = Vector<S>;
-  const int64_t positions = arrays.positions, width = arrays.width;
+  const int64_t positions = arrays.positions, width = kWidth == kAny ? arrays.width : kWidth;
   const Room<S> room(scratch, positions, width);
   const Head<S> head(arrays, image, head_index);
   pack_inputs(head, positions, width, room);
@@ -245,15 +107,22 @@ void forward_run(const SelfAttentionArrays& arrays, int64_t image, int64_t head_
   }
 }
 
+template <class S>
+void forward_run(const SelfAttentionArrays& arrays, int64_t image, int64_t head, void* scratch) {
+  choose(arrays.width, forward_of_head<S, 8>, forward_of_head<S, 16>, forward_of_head<S, 24>,
+         forward_of_head<S, kAny>)(arrays, image, head, scratch);
+}
+
 // With P the softmax and g the gradient of the output: dV = P^T g, dP = g V^T, dS = P (dP - rowsum(g O)),
 // dQ = dS K scale, dK = dS^T Q scale. `along` is rowsum(g O), less the gradient of log_total. W takes
 // the rows of dQ.
-template <class W, class S>
-VFLOW_INLINE void backward_of_head(const SelfAttentionArrays& arrays, int64_t image, int64_t head_index,
-                                   void* scratch) {
+template <class W, class S, int64_t kWidth>
+VFLOW_NOINLINE void backward_of_head(const SelfAttentionArrays& arrays, int64_t image, int64_t head_index,
+                                     void* scratch) {
   using V = Vector<S>;
   using C = Number<S>;
-  const int64_t positions = arrays.positions, width = arrays.width, wide = wide_row<S>(width);
+  const int64_t positions = arrays.positions, width = kWidth == kAny ? arrays.width : kWidth;
+  const int64_t wide = wide_row<S>(width);
   const Room<S> room(scratch, positions, width);
   const Head<S> head(arrays, image, head_index);
   pack_inputs(head, positions, width, room);
@@ -313,13 +182,22 @@ VFLOW_INLINE void backward_of_head(const SelfAttentionArrays& arrays, int64_t im
       narrow(room.grad_q[i * wide + j] * scale, grad_q + i * head.packed_stride + j);
 }
 
+template <class S, int64_t kWidth>
+void backward_for_width(const SelfAttentionArrays& arrays, int64_t image, int64_t head, void* scratch) {
+  typedef Number<S> Half __attribute__((vector_size(VFLOW_VECTOR_BYTES / 2)));
+  if ((kWidth == kAny ? arrays.width : kWidth) <= kHalf<S>)
+    backward_of_head<Half, S, kWidth>(arrays, image, head, scratch);
+  else
+    backward_of_head<Vector<S>, S, kWidth>(arrays, image, head, scratch);
+}
+
+// Loops of the gradient want more registers, once unrolled, than there are without AVX-512.
 template <class S>
 void backward_run(const SelfAttentionArrays& arrays, int64_t image, int64_t head, void* scratch) {
-  typedef Number<S> Half __attribute__((vector_size(VFLOW_VECTOR_BYTES / 2)));
-  if (arrays.width <= kHalf<S>)
-    backward_of_head<Half, S>(arrays, image, head, scratch);
-  else
-    backward_of_head<Vector<S>, S>(arrays, image, head, scratch);
+  constexpr bool many = VFLOW_VECTOR_BYTES == 64;
+  choose(arrays.width, backward_for_width < S, many ? 8 : kAny >, backward_for_width < S, many ? 16 : kAny >,
+         backward_for_width < S, many ? 24 : kAny >,
+         backward_for_width<S, kAny>)(arrays, image, head, scratch);
 }
 
 const SelfAttentionKernels& self_attention_kernels() {
