@@ -30,13 +30,13 @@ from vflow.sample import draw_samples
 from vflow.train import OptimConfig, TrainConfig, train
 
 PRESET = "vflow-demo"
-STEPS = 900
-BATCH_SIZE = 32
+STEPS = 1800
+BATCH_SIZE = 16
 TEST_IMAGES = 64
 """Held-out images that the table is about."""
 SAMPLES = 32
 """Importance samples an image."""
-OPTIM = OptimConfig(lr=0.002, warmup=50, hold=STEPS // 2, decay=0.995, min_lr=0.0002, ema=0.98)
+OPTIM = OptimConfig(lr=0.004, warmup=100, hold=STEPS // 2, decay=0.9965, min_lr=0.0001, ema=0.99)
 SHOWN = 64
 """Images in each picture."""
 TEMPERATURE = 0.9
