@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tests import alone
 
+WITHOUT_PLUGINS = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 TESTS = """
 import os, time, pytest
 
@@ -35,7 +36,7 @@ def test_marked_tests_wait_for_one_another(tmp_path):
             *("-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", tmp_path, tmp_path),
         ],
         cwd=Path(__file__).parents[1],
-        env={**environment, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        env={**environment, alone.PLACE: str(tmp_path / "lock"), **WITHOUT_PLUGINS},
         capture_output=True,
         text=True,
         check=False,
