@@ -170,6 +170,23 @@ def test_a_folder_that_tells_all(run: Path, tmp_path: Path) -> None:
     )
 
 
+def test_in_half_the_size_with_the_figures_of_what_is_left(run: Path, tmp_path: Path) -> None:
+    out, data = tmp_path / "half", f"npy:{run.parent / 'images.npy'}"
+    main(["publish", str(run), "half", "-o", str(out), "--half"])
+    assert {path.name for path in out.iterdir()} == FILES
+    assert "±" not in (out / "README.md").read_text()
+    model, original = vflow.load_model(out), vflow.load_model(run)
+    for ours, before in zip(model.parameters(), original.parameters(), strict=True):
+        assert torch.equal(ours, before.half().float())
+    found = run / "evaluation-half.json"
+    main(["evaluate", str(out), "--data", data, "--out", str(found)])
+    main(["publish", str(run), "half", "-o", str(out), "--half"])
+    assert {path.name for path in out.iterdir()} == FILES | {"evaluation-test-2-1.json"}
+    bits = json.loads(found.read_text())["elbo_bits_per_dim"]["mean"]
+    assert f"{bits:.4f} ±" in (out / "README.md").read_text()
+    found.unlink()
+
+
 def test_others_may_read_what_a_run_and_a_model_leave(run: Path, tmp_path: Path) -> None:
     """Whoever may read any new file: weights are not their owner's alone."""
     out = tmp_path / "tiny"

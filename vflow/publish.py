@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
+
 from vflow.evaluate.evaluation import model_digest
 from vflow.io.checkpoint import newest_checkpoint
 from vflow.models import ImageFlow
@@ -43,6 +45,10 @@ class PublishConfig:
     """What the training data are called; by default as the run has them."""
     note: str | None = None
     """What a reader should know of the data or the figures, for the card."""
+    half: bool = False
+    """Write the parameters as float16, in half the size. Evaluations are then those of the rounded
+    model: `vflow evaluate FOLDER --out RUN/NAME.json` measures it once it is written, and the same
+    command again takes the figures up."""
     upload: bool = False
     """Upload the folder to the Hub, as OWNER/NAME, after it was written."""
     private: bool = False
@@ -90,14 +96,18 @@ def publish(config: PublishConfig) -> str:
         raise FileExistsError(f"out must be a model's folder or a new one, but {folder} is neither")
     source = find_model(config.run)
     model = load_image_model(source, say=True)
+    storage = torch.float16 if config.half else None
+    if storage is not None:
+        _round(model, storage)
     evaluations = _evaluations(run, model, config)
     said = {"name": config.to, "path": config.to, "note": config.note}
     if config.data is not None:
         said["data"] = config.data
-    facts = facts_of(run, model, _checkpoint_state(run), list(evaluations.values()), **said)
+    state, found = _checkpoint_state(run), list(evaluations.values())
+    facts = facts_of(run, model, state, found, rounded=config.half, **said)
     with tempfile.TemporaryDirectory() as made:  # all that can fail, before anything is replaced
         draw_pictures(Path(made), run, model, config.to)
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, storage=storage)
         for name in (CURVES_NAME, SAMPLES_NAME):
             with atomic_path(folder / name) as path:
                 path.write_bytes((Path(made) / name).read_bytes())
@@ -107,6 +117,13 @@ def publish(config: PublishConfig) -> str:
         write_json(folder / name, found)
     write_card(folder, run, facts)
     return _upload(config) if config.upload else str(folder)
+
+
+@torch.no_grad()
+def _round(model: ImageFlow, storage: torch.dtype) -> None:
+    """Make the parameters what they will be once loaded from a file of that precision."""
+    for parameter in model.parameters():
+        parameter.copy_(parameter.to(storage))
 
 
 def _evaluations(run: RunRecord, model: ImageFlow, config: PublishConfig) -> dict[str, Any]:

@@ -27,6 +27,7 @@ def facts_of(
     model: ImageFlow,
     state: Json,
     evaluations: Sequence[Json] = (),
+    rounded: bool = False,
     **said: Any,
 ) -> Facts:
     """What the card of a run's model tells.
@@ -36,10 +37,11 @@ def facts_of(
         model: The model.
         state: That of the checkpoint of the last step.
         evaluations: Those of `vflow evaluate` on these very weights; without any, the evaluation
-            after the run's last step stands in for them.
+            after the run's last step stands in for them, unless the model is `rounded`.
+        rounded: Whether its parameters are no longer quite the run's.
         said: Further fields of `Facts`: name, data, path and note.
     """
-    own = run.evaluation_at(run.step)
+    own = None if rounded else run.evaluation_at(run.step)
     return Facts(
         model=type(model).__name__,
         shape=tuple(model.data_shape),
