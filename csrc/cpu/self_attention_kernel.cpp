@@ -192,12 +192,12 @@ void backward_for_width(const SelfAttentionArrays& arrays, int64_t image, int64_
 }
 
 // Loops of the gradient want more registers, once unrolled, than there are without AVX-512.
+constexpr int64_t if_unrolled(int64_t width) { return VFLOW_VECTOR_BYTES == 64 ? width : kAny; }
+
 template <class S>
 void backward_run(const SelfAttentionArrays& arrays, int64_t image, int64_t head, void* scratch) {
-  constexpr bool many = VFLOW_VECTOR_BYTES == 64;
-  choose(arrays.width, backward_for_width < S, many ? 8 : kAny >, backward_for_width < S, many ? 16 : kAny >,
-         backward_for_width < S, many ? 24 : kAny >,
-         backward_for_width<S, kAny>)(arrays, image, head, scratch);
+  choose(arrays.width, backward_for_width<S, if_unrolled(8)>, backward_for_width<S, if_unrolled(16)>,
+         backward_for_width<S, if_unrolled(24)>, backward_for_width<S, kAny>)(arrays, image, head, scratch);
 }
 
 const SelfAttentionKernels& self_attention_kernels() {
