@@ -19,7 +19,9 @@ import tyro
 import vflow
 from tests.models.test_hub import COMMIT, NAME, point_to
 from vflow.cli import main
+from vflow.report.card import Facts, card
 from vflow.report.command import train_command
+from vflow.report.runs import read_run
 from vflow.train import ModelOverrides, OptimConfig, TrainConfig, train
 
 FILES = {"README.md", "config.json", "curves.png", "model.safetensors", "samples.png"}
@@ -224,6 +226,17 @@ def test_it_is_the_card_of_the_run_under_another_name(tmp_path: Path) -> None:
     assert (tmp_path / "tiny" / "README.md").read_text() == of_run
     same = [(tmp_path / place / "samples.png").read_bytes() for place in ("run/model", "tiny")]
     assert same[0] == same[1]
+
+
+def test_what_changed_on_the_way_is_told_in_words(run: Path) -> None:
+    rates, size = {"optim.lr": {"was": 0.1, "is": 0.2}}, {"batch_size": {"was": 4, "is": 8}}
+    changes = [{"step": 7, "changes": {**rates, **size}}, {"step": 9, "changes": rates}]
+    said = {"name": "x", "path": "x", "data": "noise", "model": "VFlow", "shape": (3, 8, 8)}
+    facts = Facts(**said, parameters=1, training_images=18, evaluations=[], changes=changes)
+    text = card(read_run(run), facts)
+    assert "\nFrom step 7 on: optim.lr was 0.1 and is 0.2, batch_size was 4 and is 8.\n" in text
+    assert "\nFrom step 9 on: optim.lr was 0.1 and is 0.2.\n" in text
+    assert "{" not in text
 
 
 def test_a_note_stands_on_the_card(run: Path, tmp_path: Path) -> None:

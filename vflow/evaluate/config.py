@@ -36,8 +36,9 @@ class EvaluateConfig:
     """Results, .json; by default in the model's folder. Those of each image go beside it."""
     restart: bool = False
     """Begin anew, whatever an earlier evaluation left at `out`."""
-    max_rows: int = 256
-    """Images x samples evaluated at once by a process: what bounds its memory."""
+    max_rows: int | None = None
+    """Images x samples evaluated at once by a process: what bounds its memory. By default 64 on a
+    CPU, whose caches more would leave, and 256 on a GPU."""
     seed: int = 0
     """Seed of the noise."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -52,10 +53,10 @@ class EvaluateConfig:
             ValueError: Naming the field, what it must be and what it is.
         """
         take_plain_numbers(self)
-        for name in ("samples", "max_rows"):
-            require_int(name, getattr(self, name), 1)
-        if self.images is not None:
-            require_int("images", self.images, 1)
+        require_int("samples", self.samples, 1)
+        for name in ("images", "max_rows"):
+            if getattr(self, name) is not None:
+                require_int(name, getattr(self, name), 1)
         if self.estimate is not None:
             require_int("estimate", self.estimate, 2)
             if self.samples != 1:

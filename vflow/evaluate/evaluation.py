@@ -39,6 +39,9 @@ from vflow.runtime.files import require_output, write_json
 from vflow.runtime.progress import Bar, progress_bar
 from vflow.runtime.tf32 import tf32
 
+MAX_ROWS = {"cpu": 64, "cuda": 256}
+"""Rows evaluated at once where nothing is asked for, by kind of device."""
+
 
 @tf32(False)
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -148,9 +151,14 @@ class _Evaluation:
                 write_json(self.out, results)
         return results
 
+    @property
+    def _max_rows(self) -> int:
+        """Rows at once."""
+        return self.config.max_rows or MAX_ROWS[self.model.device.type]
+
     def _evaluate(self, pending: list[int], known: Tensor, mine: Tensor) -> None:
         config = self.config
-        size = max(1, config.max_rows // self.passes)
+        size = max(1, self._max_rows // self.passes)
         done = len(known) - len(pending) if self.ranks.size == 1 else 0
         bar = progress_bar(
             (done + len(pending)) * self.passes,
@@ -172,7 +180,7 @@ class _Evaluation:
     def _evaluate_batch(self, indices: list[int], bar: Bar) -> list[ImageResult]:
         config, began = self.config, time.monotonic()
         images = self.images[indices].to(self.model.device)
-        how = self.passes, config.max_rows, config.seed, bar.update
+        how = self.passes, self._max_rows, config.seed, bar.update
         stderr: list[float | None] = [None] * len(indices)
         if config.estimate is None:
             elbo, log_prob = importance_sample(self.model, images, indices, *how)

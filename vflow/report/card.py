@@ -124,6 +124,7 @@ def _recipe(run: RunRecord, facts: Facts) -> str:
     if settings.get("init_from"):
         lines.append("It began with the weights of an earlier run.")
     for change in facts.changes:
-        lines.append(f"Changed on the way: {change}.")
+        said = (f"{name} was {v['was']} and is {v['is']}" for name, v in change["changes"].items())
+        lines.append(f"From step {change['step']} on: {', '.join(said)}.")
     lines.append(_versions(facts))
     return "\n".join([*lines, "", "```sh", train_command(run.config), "```"])
