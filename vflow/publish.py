@@ -12,6 +12,7 @@ import torch
 
 from vflow.evaluate.evaluation import model_digest
 from vflow.io.checkpoint import newest_checkpoint
+from vflow.io.weights import round_tensors
 from vflow.models import ImageFlow
 from vflow.models.loading import find_model, load_image_model
 from vflow.report.model_folder import (
@@ -98,7 +99,7 @@ def publish(config: PublishConfig) -> str:
     model = load_image_model(source, say=True)
     storage = torch.float16 if config.half else None
     if storage is not None:
-        _round(model, storage)
+        model.load_state_dict(round_tensors(model.state_dict(), storage))
     evaluations = _evaluations(run, model, config)
     said = {"name": config.to, "path": config.to, "note": config.note}
     if config.data is not None:
@@ -117,13 +118,6 @@ def publish(config: PublishConfig) -> str:
         write_json(folder / name, found)
     write_card(folder, run, facts)
     return _upload(config) if config.upload else str(folder)
-
-
-@torch.no_grad()
-def _round(model: ImageFlow, storage: torch.dtype) -> None:
-    """Make the parameters what they will be once loaded from a file of that precision."""
-    for parameter in model.parameters():
-        parameter.copy_(parameter.to(storage))
 
 
 def _evaluations(run: RunRecord, model: ImageFlow, config: PublishConfig) -> dict[str, Any]:

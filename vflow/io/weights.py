@@ -43,20 +43,29 @@ def save_tensors(
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     metadata = {"format": "pt"}
     if storage is not None:
-        if storage not in STORAGES:
-            raise ValueError(f"storage must be torch.float16 or torch.bfloat16, got {storage}")
-        floats = {key: value for key, value in plain.items() if value.is_floating_point()}
-        rounded = {key: value.to(storage) for key, value in floats.items()}
-        for key, value in rounded.items():
-            if bool(value.isinf().any()):
-                most = floats[key].abs().amax().item()
-                raise ValueError(f"storage must hold {key}, of up to {most:.3g}, got {storage}")
-        metadata[PRECISION] = str(next(iter(floats.values())).dtype).removeprefix("torch.")
-        plain |= rounded
+        floats = (value for value in plain.values() if value.is_floating_point())
+        metadata[PRECISION] = str(next(floats).dtype).removeprefix("torch.")
+        plain = round_tensors(plain, storage)
     try:
         save_file(plain, path, metadata=metadata)
     except SafetensorError as error:  # which a full disk is to it
         raise OSError(f"{name or path} could not be written: {error}") from error
+
+
+def round_tensors(tensors: Mapping[str, Tensor], storage: torch.dtype) -> dict[str, Tensor]:
+    """Tensors with their numbers rounded to float16 or bfloat16; those of integers as they are.
+
+    Raises:
+        ValueError: If `storage` is another, or cannot hold a number.
+    """
+    if storage not in STORAGES:
+        raise ValueError(f"storage must be torch.float16 or torch.bfloat16, got {storage}")
+    rounded = {k: v.to(storage) if v.is_floating_point() else v for k, v in tensors.items()}
+    for key, value in rounded.items():
+        if value.is_floating_point() and bool(value.isinf().any()):
+            most = tensors[key].abs().amax().item()
+            raise ValueError(f"storage must hold {key}, of up to {most:.3g}, got {storage}")
+    return rounded
 
 
 def load_weights(

@@ -22,13 +22,13 @@ def widen_networks(model: Any, copies: int, seed: int) -> Any:
     copies = plain(copies)
     require_int("copies", copies, 1)
     networks = {name: part for name, part in model.named_modules() if isinstance(part, Trunk)}
-    tree = model.config.to_tree()
-    for part in _widths(tree):
-        part[FILTERS] *= copies
     if not networks:
         raise ValueError(
             f"model must have couplings with Flow++'s networks, got a {type(model).__name__}"
         )
+    tree = model.config.to_tree()
+    for part in _widths(tree):
+        part[FILTERS] *= copies
     wide = make_model(read_tree(tree, "the wider model")).to(next(model.parameters()))
     parts = dict(wide.named_modules())
     inside = tuple(f"{name}." for name in networks)

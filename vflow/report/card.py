@@ -9,6 +9,7 @@ from typing import Any
 from vflow.io.evaluations import bound_of, with_stderr
 from vflow.report.command import train_command
 from vflow.report.runs import RunRecord
+from vflow.train.facts import describe
 
 Json = dict[str, Any]
 
@@ -124,7 +125,7 @@ def _recipe(run: RunRecord, facts: Facts) -> str:
     if settings.get("init_from"):
         lines.append("It began with the weights of an earlier run.")
     for change in facts.changes:
-        said = (f"{name} was {v['was']} and is {v['is']}" for name, v in change["changes"].items())
-        lines.append(f"From step {change['step']} on: {', '.join(said)}.")
+        changes = {name: (v["was"], v["is"]) for name, v in change["changes"].items()}
+        lines.append(f"From step {change['step']} on: {describe(changes)}.")
     lines.append(_versions(facts))
     return "\n".join([*lines, "", "```sh", train_command(run.config), "```"])

@@ -117,7 +117,7 @@ def history(checkpoint: Checkpoint | None, changes: Changes) -> list[dict[str, A
 
 
 def describe(changes: Changes) -> str:
-    """The changes, for the log."""
+    """The changes, for the log and the card."""
     return ", ".join(f"{name} was {was} and is {now}" for name, (was, now) in changes.items())
 
 
