@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from vflow.train import OptimConfig
-from vflow.train.apex import apex_fused_adam
-from vflow.train.optim import ApexAdam, make_optimizer
+from vflow.train.apex import ApexAdam, apex_fused_adam
+from vflow.train.optimizers import make_optimizer
 
 CONFIG = OptimConfig(lr=0.01)
 
@@ -105,10 +105,13 @@ def test_what_is_not_nvidias_is_refused(monkeypatch, other_package):
     # The package of that name on PyPI has no optimizers.
     monkeypatch.setitem(sys.modules, "apex", types.ModuleType("apex") if other_package else None)
     monkeypatch.delitem(sys.modules, "apex.optimizers", raising=False)
-    with pytest.raises(ValueError, match=r"optimizer must be adam or adamw where .*NVIDIA/apex"):
+    with pytest.raises(
+        ValueError, match=r"optimizer must be adam, adamw or muon where .*NVIDIA/apex"
+    ):
         apex_fused_adam()
 
 
 def test_it_needs_a_gpu(apex):
-    with pytest.raises(ValueError, match="optimizer must be adam or adamw on cpu, got 'apex'"):
+    expected = "optimizer must be adam, adamw or muon on cpu, got 'apex'"
+    with pytest.raises(ValueError, match=expected):
         make_optimizer("apex", _net(), CONFIG)

@@ -13,7 +13,9 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("changes", [{}, {"accumulate": 2}, {"precision": "bf16"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"accumulate": 2}, {"precision": "bf16"}, {"optimizer": "muon"}]
+)
 @pytest.mark.parametrize("preset", ["flowpp-tiny", "vflow-tiny"])
 def test_a_graphed_run_is_bit_identical_to_an_eager_one(
     make_config, fingerprint, tmp_path, preset, changes

@@ -14,8 +14,8 @@ from vflow.train.optim import (
     Ema,
     SkipGuard,
     learning_rate,
-    make_optimizer,
 )
+from vflow.train.optimizers import make_optimizer
 
 PAPER = OptimConfig()
 CPU = torch.device("cpu")
@@ -56,7 +56,7 @@ def _step(net: nn.Module, optimizer, skip=GO) -> None:
     optimizer.step(skip)
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
 def test_skipped_step_changes_nothing_even_with_nan_gradients(name):
     net = _net()
     optimizer, ema, guard = make_optimizer(name, net, PAPER), Ema(net, 0.9), SkipGuard(CPU)
@@ -112,7 +112,7 @@ def test_ema_follows_torchs():
     assert not any(p.requires_grad for p in ours.parameters())
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
 def test_tensors_put_back_give_the_same_next_step(name):
     net = _net()
     optimizer = make_optimizer(name, net, PAPER)
@@ -151,12 +151,13 @@ def test_weight_decay_without_adamw_is_refused(make_config):
     make_config(optim=OptimConfig(weight_decay=0.1), optimizer="adamw")
 
 
-def test_learning_rate_reaches_the_update():
+@pytest.mark.parametrize("name", ["adam", "muon"])
+def test_learning_rate_reaches_the_update(name):
     steps = []
     for lr in (1e-3, 2e-3):
         net = _net()
         before = net[0].weight.detach().clone()
-        optimizer = make_optimizer("adam", net, PAPER)
+        optimizer = make_optimizer(name, net, PAPER)
         optimizer.set_learning_rate(lr)
         _step(net, optimizer)
         steps.append(net[0].weight.detach() - before)

@@ -37,7 +37,7 @@ def _image_size_flag() -> Any:
 ImageSize: TypeAlias = "Annotated[int | tuple[int, int] | None, _image_size_flag()]"
 """A height and width: 32, (32, 48) or "32x48"."""
 CHOICES = {
-    "optimizer": ("adam", "adamw", "apex"),
+    "optimizer": ("adam", "adamw", "muon", "apex"),
     "precision": ("fp32", "tf32", "bf16"),
     "device": ("auto", "cpu", "cuda"),
 }
@@ -196,8 +196,9 @@ class TrainConfig:
     recompute: Recompute = "none"
     """What the backward pass computes again instead of keeping it: gated blocks, of which only the
     inputs are kept, or couplings as wholes."""
-    optimizer: Literal["adam", "adamw", "apex"] = "adam"
-    """adam and adamw are torch's fused ones, apex is NVIDIA apex's FusedAdam."""
+    optimizer: Literal["adam", "adamw", "muon", "apex"] = "adam"
+    """adam and adamw are torch's fused ones, apex is NVIDIA apex's FusedAdam; muon makes the steps
+    of the networks' matrices orthogonal, and is Adam for all else."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """bf16 runs the couplings' networks under autocast; tf32 rounds the factors of their products
     on a GPU. All else stays float32."""

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 FIXED_FIELDS = ("preset", "batch_size", "optimizer", "precision", "flip", "seed")
 CHANGEABLE = ("batch_size", "optimizer", "precision", "flip")
-"""With dropout and the fields of `optim`, what `resume_with_changes` allows to differ."""
+"""With dropout and the fields of `optim`, what `resume_with_changes` allows to differ; but the
+optimizer not to Muon or from it, whose state is no other's."""
 DIGEST, TEST_DIGEST = "training images", "test images"
 COUNT = "number of training images"
 INIT_FROM, WEIGHTS = "init_from", "initial weights"
@@ -93,9 +94,10 @@ def require_same_run(checkpoint: Checkpoint | None, now: Mapping[str, Any], allo
         return {}
     before, now = (_leaves(facts, checkpoint.path) for facts in (checkpoint.state["fixed"], now))
     changes = differences(before, now)
-    bad = {name: pair for name, pair in changes.items() if not (allow and _changeable(name))}
+    bad = {name: pair for name, pair in changes.items() if not (allow and _changeable(name, pair))}
     if bad:
-        hint = ", or --resume-with-changes" if all(map(_changeable, bad)) else ""
+        could = all(_changeable(name, pair) for name, pair in bad.items())
+        hint = ", or --resume-with-changes" if could else ""
         said = "; ".join(_say(name, *pair, before, now) for name, pair in bad.items())
         run = checkpoint.path.parent.parent
         raise ValueError(f"cannot go on with {run}: {said}; use another --out{hint}")
@@ -121,9 +123,11 @@ def describe(changes: Changes) -> str:
     return ", ".join(f"{name} was {was} and is {now}" for name, (was, now) in changes.items())
 
 
-def _changeable(name: str) -> bool:
+def _changeable(name: str, was_and_is: tuple[Any, Any]) -> bool:
     if name.startswith("model."):
         return name.endswith(".dropout")
+    if name == "optimizer":
+        return "muon" not in was_and_is
     return name in CHANGEABLE or name.startswith("optim.")
 
 

@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from vflow.train.apex import ApexScaling, apex_fused_adam
-
 if TYPE_CHECKING:
     from vflow.train.config import OptimConfig
 
@@ -28,15 +26,17 @@ class Adam:
     """Adam or AdamW in torch's fused kernel, with steps that a device decides to skip.
 
     Args:
-        model: Its parameters are what is updated.
+        parameters: What is updated, by name.
         config: Peak learning rate, decay rates, weight decay.
         decoupled: AdamW.
     """
 
-    def __init__(self, model: nn.Module, config: OptimConfig, *, decoupled: bool) -> None:
-        self.parameters = dict(model.named_parameters())
+    def __init__(
+        self, parameters: dict[str, nn.Parameter], config: OptimConfig, *, decoupled: bool
+    ) -> None:
+        self.parameters = parameters
         kind = torch.optim.AdamW if decoupled else torch.optim.Adam
-        device = _device(model)
+        device = next(iter(parameters.values())).device
         # A CUDA graph may hold the update only if all of it is on the device; and a step has the
         # same bits within a graph and without if it always is.
         capturable = device.type == "cuda"
@@ -81,85 +81,14 @@ class Adam:
         for index, (name, parameter) in enumerate(self.parameters.items()):
             state[index] = {"step": tensors[f"step.{name}"]}
             for key in MOMENTS:
-                state[index][key] = _like(parameter, tensors[f"{key}.{name}"])
+                state[index][key] = like(parameter, tensors[f"{key}.{name}"])
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-class ApexAdam(Adam):
-    """NVIDIA apex's FusedAdam; its checkpoints are `Adam`'s. It keeps all it needs on the device.
-
-    Raises:
-        ValueError: If apex is not there, or is the unrelated package of that name.
-    """
-
-    def __init__(self, model: nn.Module, config: OptimConfig) -> None:
-        self.parameters = dict(model.named_parameters())
-        self._scaling = ApexScaling(_device(model))
-        self._optimizer = apex_fused_adam()(
-            list(self.parameters.values()),
-            lr=config.lr,
-            betas=config.betas,
-            adam_w_mode=False,
-            capturable=True,
-        )
-        (group,) = self._optimizer.param_groups
-        group["step"] = torch.zeros(1, dtype=torch.int32, device=_device(model))
-
-    def step(self, skip: Tensor) -> None:
-        """Update the parameters, unless `skip` is 1."""
-        self._scaling.skip.copy_(skip)
-        # It counts a step unless the one before was skipped; told now, it does not count this one.
-        self._optimizer._dummy_overflow_buf.copy_(skip)
-        self._optimizer.step(grad_scaler=self._scaling)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The state, each parameter with the step that apex counts once for all."""
-        (group,) = self._optimizer.param_groups
-        found = {}
-        for name, parameter in self.parameters.items():
-            found[f"step.{name}"] = group["step"].float().reshape(())
-            for key in MOMENTS:
-                found[f"{key}.{name}"] = self._optimizer.state[parameter][key]
-        return found
-
-    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `tensors` gave."""
-        (group,) = self._optimizer.param_groups
-        for name, parameter in self.parameters.items():
-            group["step"] = tensors[f"step.{name}"].to(parameter.device, torch.int32).reshape(1)
-            self._optimizer.state[parameter] = {
-                key: _like(parameter, tensors[f"{key}.{name}"]) for key in MOMENTS
-            }
-
-
-def make_optimizer(name: str, model: nn.Module, config: OptimConfig) -> Adam:
-    """The optimiser called "adam", "adamw" or "apex".
-
-    Args:
-        name: Which one.
-        model: Its parameters are what is updated.
-        config: Peak learning rate, decay rates, weight decay.
-
-    Raises:
-        ValueError: If it is apex's and cannot be had here.
-    """
-    if name == "apex":
-        if _device(model).type != "cuda":
-            raise ValueError(
-                f"optimizer must be adam or adamw on {_device(model).type}, got 'apex'"
-            )
-        return ApexAdam(model, config)
-    return Adam(model, config, decoupled=name == "adamw")
-
-
-def _like(parameter: Tensor, values: Tensor) -> Tensor:
+def like(parameter: Tensor, values: Tensor) -> Tensor:
     """The values, laid out in memory as the parameter: a fused update goes by that alone."""
     return torch.empty_like(parameter, requires_grad=False).copy_(values)
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
 
 
 class SkipGuard:

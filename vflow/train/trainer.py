@@ -33,7 +33,8 @@ from vflow.train.cuda_graph import (
 from vflow.train.initial import require_weights
 from vflow.train.inputs import Inputs
 from vflow.train.metrics import Window
-from vflow.train.optim import Ema, SkipGuard, learning_rate, make_optimizer
+from vflow.train.optim import Ema, SkipGuard, learning_rate
+from vflow.train.optimizers import make_optimizer
 
 INIT_IMAGES = 256
 _CPU = torch.device("cpu")
