@@ -15,7 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from multiprocessing.connection import Connection, Pipe, wait
 from multiprocessing.context import ForkProcess
@@ -26,6 +26,7 @@ from types import ModuleType
 ROOT = Path(__file__).parents[1]
 FORK = multiprocessing.get_context("fork")
 SECONDS = 300  # after which a fork is killed
+TRAIN = "from vflow.train.__main__ import main; main()"
 
 
 def run_fork(
@@ -33,6 +34,22 @@ def run_fork(
 ) -> subprocess.CompletedProcess[str]:
     """What subprocess.run gives for `python -c CODE` in an environment and a folder."""
     return _run([code], [environment or os.environ], cwd)[0]
+
+
+def run_command(
+    arguments: Sequence[str], code: str = TRAIN, size: int = 2
+) -> subprocess.CompletedProcess[str]:
+    """What a command of `size` processes comes to: all that they print, the worst of exit codes.
+
+    Args:
+        arguments: Its command line.
+        code: What runs it; by default training.
+        size: Processes.
+    """
+    ranks = run_ranks(f"import sys\nsys.argv[1:] = {list(arguments)!r}\n{code}", size)
+    texts = ["".join(getattr(rank, name) for rank in ranks) for name in ("stdout", "stderr")]
+    worst = max((rank.returncode for rank in ranks), key=abs)
+    return subprocess.CompletedProcess(list(arguments), worst, *texts)
 
 
 def run_ranks(code: str, size: int = 2) -> list[subprocess.CompletedProcess[str]]:

@@ -92,6 +92,7 @@ class DemoConfig:
             sample_every=max(1, self.steps // 3),
             checkpoint_every=max(1, self.steps // 6),
             log_every=10,
+            optimizer="muon",
             optim=OPTIM,
         )
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.evaluate.small import IMAGES, SAMPLES, numbers
+from tests.forks import run_command
 from vflow.evaluate import EvaluateConfig, evaluate, evaluation, importance_sample
 
 
@@ -99,17 +97,9 @@ def test_two_processes_come_to_the_same(
     lines = config.results_path().with_name("results.images.jsonl").read_text().splitlines(True)
     config.results_path().with_name("results.images.jsonl").write_text("".join(lines[:3]))
     config.results_path().with_name("results.images.rank2.jsonl").write_text(lines[0] + lines[4])
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "vflow"]
     flags = ["--data", config.data, "--samples", str(SAMPLES), "--out", str(config.out)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
-    done = subprocess.run(
-        [*command, "evaluate", config.model, *flags, "--max-rows", "6"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    command = ["evaluate", config.model, *flags, "--max-rows", "6"]
+    done = run_command(command, "from vflow.cli import main; main()")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("bits/dim on 7 test images") == 1
     results = json.loads(config.results_path().read_text())

@@ -1,8 +1,9 @@
-"""Leaving a process group whose threads still hold tensors."""
+"""Leaving a process group: its threads may still hold tensors, its processes ask its store."""
 
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 import torch
@@ -31,12 +32,7 @@ def slow_thread(monkeypatch):
         threads.append(threading.Thread(target=hold))
         threads[-1].start()
 
-    class NoStore:
-        def __init__(self, *args: object) -> None:
-            pass
-
-    monkeypatch.setattr(dist, "PrefixStore", NoStore)
-    monkeypatch.setattr(distributed, "rendezvous", lambda url: iter([(None, 0, 2)]))
+    monkeypatch.setattr(distributed, "rendezvous", lambda url: iter([(dist.HashStore(), 0, 2)]))
     monkeypatch.setattr(dist, "init_process_group", lambda *args, **kwargs: None)
     monkeypatch.setattr(dist, "destroy_process_group", lambda: happened.append("left"))
     monkeypatch.setattr(dist, "all_reduce", all_reduce)
@@ -72,3 +68,44 @@ def test_a_thread_that_never_lets_go_does_not_hold_the_process(slow_thread, monk
     with (ranks := Ranks(rank=1, size=2)).group(CPU):
         ranks.sum(torch.ones(2))
     assert slow_thread == ["left"]
+
+
+@pytest.fixture
+def no_group(monkeypatch):
+    monkeypatch.setattr(dist, "init_process_group", lambda *args, **kwargs: None)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+
+
+def test_who_keeps_the_store_leaves_last(no_group, monkeypatch):
+    store, happened = dist.HashStore(), []
+    monkeypatch.setattr(distributed, "rendezvous", lambda url: iter([(store, 0, 2)]))
+
+    def take_part(rank, seconds):
+        with Ranks(rank=rank, size=2).group(CPU):
+            time.sleep(seconds)
+            happened.append(f"{rank} is done")
+        happened.append(f"{rank} has left")
+
+    threads = [threading.Thread(target=take_part, args=a) for a in ((0, 0), (1, 0.3))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert happened.index("1 is done") < happened.index("0 has left")
+
+
+def test_others_that_are_gone_are_not_waited_for_long(no_group, monkeypatch):
+    monkeypatch.setattr(distributed, "rendezvous", lambda url: iter([(dist.HashStore(), 0, 2)]))
+    monkeypatch.setattr(distributed, "LONGEST_FAREWELL", 0.1)
+    began = time.monotonic()
+    with Ranks(rank=0, size=2).group(CPU):
+        pass
+    assert time.monotonic() - began >= 0.1
+
+
+def test_a_store_that_is_gone_hears_no_farewell(no_group, monkeypatch):
+    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    other = dist.TCPStore("localhost", store.port, is_master=False)
+    monkeypatch.setattr(distributed, "rendezvous", lambda url: iter([(other, 1, 2)]))
+    with Ranks(rank=1, size=2).group(CPU):
+        del store

@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.forks import run_command
 from vflow.runtime.console import RunStopped
 from vflow.runtime.distributed import Ranks
 from vflow.train import ModelOverrides, train
@@ -46,12 +45,6 @@ main()
 """
 
 
-def _torchrun(flags: list[str], script: Path | None = None) -> subprocess.CompletedProcess[str]:
-    target = [str(script)] if script else ["-m", "vflow.train"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    return subprocess.run([*launcher, *target, *flags], capture_output=True, text=True, timeout=300)
-
-
 def _metrics(run: Path) -> list[tuple[int, str, float]]:
     records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     return [(record["step"], record["kind"], record["bits_per_dim"]) for record in records]
@@ -70,10 +63,8 @@ def undropped(make_config):
 
 
 def test_two_processes_end_like_one(undropped, to_flags, tmp_path, monkeypatch):
-    script = tmp_path / "double.py"
-    script.write_text(DOUBLE)
     two = undropped(out=tmp_path / "two", check_ranks=True)
-    done = _torchrun(to_flags(two), script)
+    done = run_command(to_flags(two), DOUBLE)
     assert done.returncode == 0, done.stderr
 
     import vflow.train.trainer as trainer
@@ -98,12 +89,12 @@ def test_two_processes_end_like_one(undropped, to_flags, tmp_path, monkeypatch):
 def test_two_processes_in_float32_agree_bit_for_bit_and_go_on(undropped, to_flags, tmp_path):
     whole = undropped(out=tmp_path / "whole", check_ranks=True, steps=6)
     halved = undropped(out=tmp_path / "halved", check_ranks=True, steps=6)
-    done = _torchrun(to_flags(whole))
+    done = run_command(to_flags(whole))
     assert done.returncode == 0, done.stderr
     shutil.copytree(whole.out, halved.out)
     shutil.rmtree(halved.out / "checkpoints" / "step-00000006")
     shutil.rmtree(halved.out / "model")
-    done = _torchrun(to_flags(halved))
+    done = run_command(to_flags(halved))
     assert done.returncode == 0, done.stderr
     assert "going on from step 4" in done.stdout
     for name in ("model", "ema", "optimizer"):
@@ -112,11 +103,9 @@ def test_two_processes_in_float32_agree_bit_for_bit_and_go_on(undropped, to_flag
     assert _metrics(whole.out) == _metrics(halved.out)
 
 
-def test_processes_that_differ_are_caught(undropped, to_flags, tmp_path):
-    script = tmp_path / "diverging.py"
-    script.write_text(DIVERGING)
+def test_processes_that_differ_are_caught(undropped, to_flags):
     config = undropped(check_ranks=True)
-    done = _torchrun(to_flags(config), script)
+    done = run_command(to_flags(config), DIVERGING)
     assert done.returncode != 0
     assert "vflow: error: parameters must be the same in all processes" in done.stderr
     assert not (config.out / "checkpoints").exists()
@@ -124,7 +113,7 @@ def test_processes_that_differ_are_caught(undropped, to_flags, tmp_path):
 
 def test_indivisible_batch_is_one_line(undropped, to_flags):
     config = undropped(batch_size=7)
-    done = _torchrun(to_flags(config))
+    done = run_command(to_flags(config))
     assert done.returncode != 0
     message = "vflow: error: batch_size must be divisible by the 2 processes, got 7"
     assert done.stderr.count(message) == done.stderr.count("vflow: error: ") == 1

@@ -7,7 +7,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -25,9 +25,12 @@ LONGEST_PAUSE = 0.5
 LONGEST_RELEASE = 10.0
 """Seconds that the process group's threads are given to let go of the last tensors."""
 
+LONGEST_FAREWELL = 10.0
+"""Seconds that the first process waits for the others to leave."""
+
 
 class Shared:
-    """The store that torchrun's processes share, and how often they have met over it."""
+    """The store that the processes share, and how often they have met over it."""
 
     def __init__(self) -> None:
         self.store: dist.Store | None = None
@@ -135,9 +138,9 @@ class Ranks:
         except Exception:
             raise  # the others may be in the middle of a collective: leave that to torchrun
         except BaseException:
-            _leave_group()
+            self._leave_group()
             raise
-        _leave_group()
+        self._leave_group()
 
     @contextmanager
     def together(self, device: torch.device) -> Iterator[None]:
@@ -155,12 +158,16 @@ class Ranks:
                 raise error
             return
         failures, is_first = self._meet(failed=error is not None)
-        if error is not None and is_first:
-            speak_for_all(error)
-            raise error
-        if failures:
-            linger()
-            raise SystemExit(EXIT_ERROR)
+        if not failures:
+            return
+        first = error if is_first else None
+        if first is not None:
+            speak_for_all(first)
+        self._say_farewell()
+        if first is not None:
+            raise first
+        linger()
+        raise SystemExit(EXIT_ERROR)
 
     def _meet(self, failed: bool) -> tuple[int, bool]:
         """Wait for all processes, without the limit of time that a collective has.
@@ -168,8 +175,7 @@ class Ranks:
         Returns:
             How many have failed, and whether this one was the first.
         """
-        store, turn = self._shared.store, next(self._shared.turns)
-        assert store is not None, "inside of group()"
+        store, turn = self._store, next(self._shared.turns)
         number = store.add(f"{turn}/failed", 1) if failed else 0
         if store.add(f"{turn}/came", 1) == self.size:
             store.set(f"{turn}/all", "")
@@ -178,6 +184,39 @@ class Ranks:
             time.sleep(pause)  # here, and not in the store, so that Ctrl-C gets through
             pause = min(2 * pause, LONGEST_PAUSE)
         return store.add(f"{turn}/failed", 0), number == 1
+
+    def _leave_group(self) -> None:
+        """Leave the process group, once its threads have let go of what they were lent.
+
+        A thread of gloo lets go of a collective's tensors some time after the collective is done,
+        and takes the interpreter's lock to do so. Before Python 3.14, one that asks for the lock
+        while the interpreter ends is ended itself, in C++ that cannot be left that way: the process
+        would abort. The group's threads outlive the group.
+        """
+        deadline = time.monotonic() + LONGEST_RELEASE
+        while any(lent() is not None for lent in _lent) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        dist.destroy_process_group()
+        self._say_farewell()
+
+    def _say_farewell(self) -> None:
+        """Leave the store; the first process, which keeps it where no torchrun does, as the last.
+
+        What others ask of it without an answer would be an error of theirs.
+        """
+        deadline = time.monotonic() + LONGEST_FAREWELL
+        with suppress(dist.DistError):
+            self._store.set(f"left/{self.rank}", "")
+            everyone = [f"left/{rank}" for rank in range(self.size)]
+            while self.is_main and not self._store.check(everyone):
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.001)
+
+    @property
+    def _store(self) -> dist.Store:
+        assert self._shared.store is not None, "inside of group()"
+        return self._shared.store
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over the processes, in place, bit for bit the same in all of them."""
@@ -231,17 +270,3 @@ def _collective(run: Callable[..., object], *tensors: Tensor) -> None:
     _lent[:] = [lent for lent in _lent if lent() is not None]
     _lent.extend(map(weakref.ref, views))
     run(*views)
-
-
-def _leave_group() -> None:
-    """Leave the process group, once its threads have let go of what they were lent.
-
-    A thread of gloo lets go of a collective's tensors some time after the collective is done, and
-    takes the interpreter's lock to do so. Before Python 3.14, one that asks for the lock while the
-    interpreter ends is ended itself, in C++ that cannot be left that way: the process would abort.
-    The group's threads outlive the group.
-    """
-    deadline = time.monotonic() + LONGEST_RELEASE
-    while any(lent() is not None for lent in _lent) and time.monotonic() < deadline:
-        time.sleep(0.001)
-    dist.destroy_process_group()
