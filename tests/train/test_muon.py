@@ -29,6 +29,17 @@ def test_orthogonalized_keeps_directions_and_makes_them_as_long(shape):
     assert sizes.max() > 1.25 or min(shape[1:]) == 1
 
 
+@pytest.mark.parametrize("shape", [(2, 32, 288), (2, 100, 60)])
+@pytest.mark.parametrize("smallest", [1e-1, 1e-3, 1e-6])
+def test_float32_is_as_good_whatever_the_singular_values(shape, smallest):
+    torch.manual_seed(0)
+    u, sizes, v = torch.linalg.svd(torch.randn(shape, dtype=torch.float64), full_matrices=False)
+    spread = torch.logspace(0, math.log10(smallest), sizes.shape[1], dtype=torch.float64)
+    matrices = u * spread @ v
+    exact, rounded = orthogonalized(matrices), orthogonalized(matrices.float()).double()
+    assert (rounded - exact).norm() < 1e-3 * exact.norm()
+
+
 def test_orthogonalized_zeros_are_zeros():
     assert torch.equal(orthogonalized(torch.zeros(2, 3, 4)), torch.zeros(2, 3, 4))
 
