@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from vflow.report import model_folder
 from vflow.train import ModelOverrides, OptimConfig, TrainConfig, train
 
 TIMINGS = ("seconds", "images_per_second")
@@ -24,6 +25,12 @@ def one_thread(monkeypatch):
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch):
+    """Curves take a third of a tiny run; `whole_run` has them, and tests/test_plots.py."""
+    monkeypatch.setattr(model_folder, "save_curves", lambda runs, path: path.touch())
 
 
 @pytest.fixture(scope="session")
