@@ -36,7 +36,7 @@ TEST_IMAGES = 64
 """Held-out images that the table is about."""
 SAMPLES = 32
 """Importance samples an image."""
-OPTIM = OptimConfig(lr=0.004, warmup=100, hold=STEPS // 2, decay=0.9965, min_lr=0.0001, ema=0.99)
+WARMUP = 100
 SHOWN = 64
 """Images in each picture."""
 TEMPERATURE = 0.9
@@ -87,13 +87,26 @@ class DemoConfig:
             steps=self.steps,
             seed=self.seed,
             init_from=self.init_from,
+            resume_with_changes=True,  # more steps than before are another fall of the rate
             eval_every=max(1, self.steps // 6),
             eval_images=self.images,
             sample_every=max(1, self.steps // 3),
             checkpoint_every=max(1, self.steps // 6),
             log_every=10,
             optimizer="muon",
-            optim=OPTIM,
+            optim=self.optim(),
+        )
+
+    def optim(self) -> OptimConfig:
+        """How it learns: at one rate for half of the steps, which then falls."""
+        half = self.steps // 2
+        return OptimConfig(
+            lr=0.004,
+            warmup=min(WARMUP, half),
+            hold=half,
+            fall=self.steps - half,
+            min_lr=0.0001,
+            ema=0.99,
         )
 
     def compression(self) -> CompressConfig:

@@ -49,6 +49,12 @@ BAD_FLAGS = [
     ("--optim.hold 10", "optim.hold must be an integer of at least optim.warmup 2000, got 10"),
     ("--optim.decay 1.5", "optim.decay must be a number above 0 and at most 1, got 1.5"),
     ("--optim.min-lr 1", "optim.min_lr must be a number of at least 0 and at most optim.lr 0.0012"),
+    ("--optim.fall 0", "optim.fall must be an integer of at least 1, got 0"),
+    (
+        "--optim.fall 9 --optim.decay 0.9",
+        "optim.decay must be left out where optim.fall is given, got 0.9 and 9",
+    ),
+    ("--optim.fall 9 --optim.min-lr 0", "optim.min_lr must be above 0 where optim.fall is given"),
     ("--optim.clip 0", "optim.clip must be a number above 0, got 0.0"),
     ("--optim.ema 1", "optim.ema must be a number of at least 0 and below 1, got 1.0"),
     ("--optim.betas 0.9 1.0", "optim.betas must be a number of at least 0 and below 1, got 1.0"),

@@ -133,6 +133,15 @@ def test_changes_made_on_purpose_are_said_and_kept(
     assert open_checkpoint(list_steps(run / "checkpoints")[17]).state["changes"] == state["changes"]
 
 
+def test_a_run_begun_before_there_was_a_fact_had_its_default(make_config, whole_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run)
+    _rewrite_facts(run, lambda facts: facts.pop("optim.fall"))
+    train(make_config(steps=13))
+    with pytest.raises(ValueError, match=r"optim.fall was None and is 5"):
+        train(make_config(steps=14, optim=OptimConfig(warmup=4, ema=0.9, fall=5)))
+
+
 def test_a_change_is_bit_identical_when_it_is_made_again(
     make_config, whole_run, tmp_path, fingerprint
 ):

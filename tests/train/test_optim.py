@@ -41,6 +41,15 @@ def test_learning_rate_is_the_papers(step, expected):
     assert math.isclose(learning_rate(step, PAPER), expected, rel_tol=1e-12)
 
 
+def test_learning_rate_falls_in_so_many_steps_as_told():
+    config = OptimConfig(lr=0.01, warmup=5, hold=20, fall=40, min_lr=0.0001)
+    assert [learning_rate(step, config) for step in (4, 5, 20)] == [0.01] * 3
+    assert math.isclose(learning_rate(40, config), 0.001, rel_tol=1e-12)
+    assert [learning_rate(step, config) for step in (60, 61, 1000)] == [0.0001] * 3
+    factors = [learning_rate(s + 1, config) / learning_rate(s, config) for s in range(20, 60)]
+    assert max(factors) - min(factors) < 1e-12
+
+
 def test_learning_rate_without_warmup_starts_at_its_peak():
     assert learning_rate(0, OptimConfig(warmup=0)) == 0.0012
 

@@ -115,8 +115,8 @@ class OptimConfig:
     """Adam, its learning rate and the average of the parameters (VFlow, Chen et al., 2020, Sec. 6).
 
     The learning rate rises linearly for `warmup` steps, stays at `lr` up to step `hold`, then falls
-    by a factor `decay` a step down to `min_lr`. Steps are absolute: a short run wants a shorter
-    warmup.
+    by a factor `decay` a step down to `min_lr`; with `fall`, by the factor that takes it there in
+    so many steps. Steps are absolute: a short run wants a shorter warmup.
     """
 
     lr: float = 0.0012
@@ -129,6 +129,8 @@ class OptimConfig:
     """Factor on the learning rate at each step after `hold`."""
     min_lr: float = 0.0003
     """Learning rate at which the fall ends."""
+    fall: int | None = None
+    """Steps after `hold` in which the learning rate falls to `min_lr`; in place of `decay`."""
     clip: float = 1.0
     """Largest norm of the gradient of bits/dim; a longer one is scaled down to it."""
     ema: float = 0.999
@@ -150,6 +152,7 @@ class OptimConfig:
         require_int("optim.hold", self.hold, self.warmup, "optim.warmup")
         require_number("optim.decay", self.decay, above=0, most=1)
         require_number("optim.min_lr", self.min_lr, least=0, most=self.lr, most_name="optim.lr")
+        self._require_one_fall()
         require_number("optim.clip", self.clip, above=0)
         require_number("optim.ema", self.ema, least=0, below=1)
         require_number("optim.weight_decay", self.weight_decay, least=0)
@@ -158,6 +161,18 @@ class OptimConfig:
         object.__setattr__(self, "betas", tuple(self.betas))
         for beta in self.betas:
             require_number("optim.betas", beta, least=0, below=1)
+
+    def _require_one_fall(self) -> None:
+        if self.fall is None:
+            return
+        require_int("optim.fall", self.fall, 1)
+        if self.decay != type(self).decay:
+            raise ValueError(
+                "optim.decay must be left out where optim.fall is given, got "
+                f"{self.decay!r} and {self.fall}"
+            )
+        if self.min_lr == 0:
+            raise ValueError("optim.min_lr must be above 0 where optim.fall is given, got 0")
 
 
 @dataclass(frozen=True, kw_only=True)

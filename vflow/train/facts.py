@@ -66,7 +66,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
         before: Those in its checkpoint. Runs begun when a fact was not kept yet lack it.
         now: All, or some.
     """
-    known = {"flip": False, WEIGHTS: None, **before}  # as they were before they were kept
+    # As they were before they were kept.
+    known = {"flip": False, WEIGHTS: None, "optim.fall": None, **before}
     found = {
         name: (known[name], value)
         for name, value in now.items()

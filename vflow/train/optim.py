@@ -19,7 +19,11 @@ def learning_rate(step: int, config: OptimConfig) -> float:
     """The learning rate of the update made at `step`, counted from 0."""
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
-    return max(config.min_lr, config.lr * config.decay ** max(0, step - config.hold))
+    fallen = max(0, step - config.hold)
+    if config.fall is None:
+        return max(config.min_lr, config.lr * config.decay**fallen)
+    share = min(1.0, fallen / config.fall)
+    return config.lr ** (1 - share) * config.min_lr**share
 
 
 class Adam:
