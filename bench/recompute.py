@@ -3,15 +3,20 @@
     python bench/recompute.py --json bench/results/recompute-cpu.json
 
 Peak memory above what parameters and gradients take, and seconds a step, for each choice of
-`--recompute`; and the peak of flows with more couplings at full size.
+`--recompute`; and the peak of flows with more couplings at full size. On a CPU the tensors' own
+peak, too: glibc before 2.39 cannot hand out again much of what was freed, unless it is begun with
+GLIBC_TUNABLES=glibc.malloc.tcache_count=0 in the environment.
 """
 
 from __future__ import annotations
 
+import os
+import platform
 import statistics
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +28,7 @@ import vflow  # before torch, for the spin of its threads
 import torch
 
 from bench.machine import describe
-from bench.peak_memory import peak_memory
+from bench.peak_memory import peak_memory, peak_tensors
 from vflow.nets.recompute import RECOMPUTE
 from vflow.runtime.console import one_line_errors
 from vflow.runtime.extras import tyro
@@ -73,6 +78,12 @@ class Step:
         """Bytes that a pass needs above what there was before it."""
         return peak_memory(lambda: self(recompute), options.device)
 
+    def tensors(self, options: Options, recompute: str) -> int | None:
+        """Bytes of its tensors alone."""
+        if options.device == "cuda":
+            return self.peak(options, recompute)
+        return peak_tensors(partial(self, recompute))
+
     def gradients(self) -> list[torch.Tensor]:
         """Copies of the gradients of the pass before."""
         return [p.grad.clone() for p in self.model.parameters() if p.grad is not None]
@@ -89,7 +100,13 @@ def measure(options: Options) -> dict[str, Any]:
         found = step.gradients()
         kept = kept or found
         same = all(map(torch.equal, kept, found))
-        rows.append({"recompute": choice, "peak_bytes": peak, "same_gradients": same})
+        row: dict[str, Any] = {
+            "recompute": choice,
+            "peak_bytes": peak,
+            "peak_tensor_bytes": step.tensors(options, choice),
+            "same_gradients": same,
+        }
+        rows.append(row)
     for _ in range(options.rounds):
         for choice in RECOMPUTE:
             start = time.perf_counter()
@@ -99,6 +116,10 @@ def measure(options: Options) -> dict[str, Any]:
         row["seconds"] = statistics.median(seconds[row["recompute"]])
     return {
         "machine": describe(options.device),
+        "glibc": {
+            "version": "-".join(platform.libc_ver()),
+            "tunables": os.environ.get("GLIBC_TUNABLES", ""),
+        },
         "preset": options.preset,
         "batch_size": options.batch_size,
         "rows": rows,
@@ -109,7 +130,11 @@ def measure(options: Options) -> dict[str, Any]:
 def _longer(options: Options, count: int) -> dict[str, Any]:
     scales = [[["checkerboard", count], ["channel", 2]], [["checkerboard", 3]]]
     step = Step(options, scales=scales)
-    return {"checkerboard_couplings": count, "peak_bytes": step.peak(options, "coupling")}
+    return {
+        "checkerboard_couplings": count,
+        "peak_bytes": step.peak(options, "coupling"),
+        "peak_tensor_bytes": step.tensors(options, "coupling"),
+    }
 
 
 def show(result: dict[str, Any]) -> None:
@@ -122,12 +147,14 @@ def show(result: dict[str, Any]) -> None:
         if row["peak_bytes"] is not None:
             text += f"  peak {row['peak_bytes'] / 2**20:8.0f} MiB"
             text += f" {row['peak_bytes'] / first['peak_bytes']:6.1%}"
+        text += f"  tensors {row['peak_tensor_bytes'] / 2**20:6.0f} MiB"
         print(text + ("" if row["same_gradients"] else "  other gradients"))
     for row in result["growth"]:
         if row["peak_bytes"] is not None:
             print(
                 f"  {row['checkerboard_couplings']:2} checkerboard couplings, each computed again: "
-                f"peak {row['peak_bytes'] / 2**20:.0f} MiB"
+                f"peak {row['peak_bytes'] / 2**20:.0f} MiB, "
+                f"tensors {row['peak_tensor_bytes'] / 2**20:.0f} MiB"
             )
 
 

@@ -10,9 +10,20 @@ import sys
 import pytest
 import torch
 
-from bench import busy, configurations, cost_model, machine, ops, ops_cases, throughput, workloads
+from bench import (
+    busy,
+    configurations,
+    cost_model,
+    machine,
+    ops,
+    ops_cases,
+    recompute,
+    throughput,
+    workloads,
+)
 from bench.chart import draw_chart
 from bench.flops import count_flops
+from bench.peak_memory import peak_tensors
 from bench.peer import load_peer
 from bench.workloads import BISECTED
 from tests.forks import run_fork
@@ -168,6 +179,25 @@ def test_the_reference_configuration_drops_as_pytorch_does_and_puts_ours_back():
         x = torch.randn(3, 4)
         assert torch.equal(gated.concat_elu(x), torch.nn.functional.elu(torch.cat([x, -x], -1)))
     assert (gated.concat_elu, gated.dropout) == (concat_elu, dropout)
+
+
+def test_tensors_are_counted_at_their_peak():
+    def call():
+        first, second = torch.empty(1 << 18), torch.empty(1 << 18)
+        del first
+        return second, torch.empty(1 << 17)
+
+    assert peak_tensors(call) == 2 << 20
+    assert peak_tensors(lambda: None) == 0
+
+
+def test_recomputation_is_measured(capsys):
+    result = recompute.measure(recompute.Options(preset="vflow-tiny", rounds=1, steps=(1,)))
+    assert all(row["same_gradients"] for row in result["rows"])
+    none, block, coupling = (row["peak_tensor_bytes"] for row in result["rows"])
+    assert none > block > coupling > 0
+    recompute.show(result)
+    assert "1 checkerboard couplings" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
