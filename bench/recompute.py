@@ -16,7 +16,6 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,7 @@ class Step:
         """Bytes of its tensors alone."""
         if options.device == "cuda":
             return self.peak(options, recompute)
-        return peak_tensors(partial(self, recompute))
+        return peak_tensors(lambda: self(recompute))
 
     def gradients(self) -> list[torch.Tensor]:
         """Copies of the gradients of the pass before."""

@@ -16,7 +16,19 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def slow_thread(monkeypatch):
+def group_over(monkeypatch):
+    """Processes, here threads, that meet over a store and have no group to speak of."""
+
+    def meet(store, leave=lambda: None):
+        monkeypatch.setattr(distributed, "rendezvous", lambda url: iter([(store, 0, 2)]))
+        monkeypatch.setattr(dist, "init_process_group", lambda *args, **kwargs: None)
+        monkeypatch.setattr(dist, "destroy_process_group", leave)
+
+    return meet
+
+
+@pytest.fixture
+def slow_thread(group_over, monkeypatch):
     """Collectives whose tensors a thread holds on to for a while; the list says what happened."""
     happened: list[str] = []
     threads: list[threading.Thread] = []
@@ -32,9 +44,7 @@ def slow_thread(monkeypatch):
         threads.append(threading.Thread(target=hold))
         threads[-1].start()
 
-    monkeypatch.setattr(distributed, "rendezvous", lambda url: iter([(dist.HashStore(), 0, 2)]))
-    monkeypatch.setattr(dist, "init_process_group", lambda *args, **kwargs: None)
-    monkeypatch.setattr(dist, "destroy_process_group", lambda: happened.append("left"))
+    group_over(dist.HashStore(), lambda: happened.append("left"))
     monkeypatch.setattr(dist, "all_reduce", all_reduce)
     yield happened
     for thread in threads:
@@ -70,15 +80,9 @@ def test_a_thread_that_never_lets_go_does_not_hold_the_process(slow_thread, monk
     assert slow_thread == ["left"]
 
 
-@pytest.fixture
-def no_group(monkeypatch):
-    monkeypatch.setattr(dist, "init_process_group", lambda *args, **kwargs: None)
-    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
-
-
-def test_who_keeps_the_store_leaves_last(no_group, monkeypatch):
-    store, happened = dist.HashStore(), []
-    monkeypatch.setattr(distributed, "rendezvous", lambda url: iter([(store, 0, 2)]))
+def test_who_keeps_the_store_leaves_last(group_over):
+    happened = []
+    group_over(dist.HashStore())
 
     def take_part(rank, seconds):
         with Ranks(rank=rank, size=2).group(CPU):
@@ -94,8 +98,8 @@ def test_who_keeps_the_store_leaves_last(no_group, monkeypatch):
     assert happened.index("1 is done") < happened.index("0 has left")
 
 
-def test_others_that_are_gone_are_not_waited_for_long(no_group, monkeypatch):
-    monkeypatch.setattr(distributed, "rendezvous", lambda url: iter([(dist.HashStore(), 0, 2)]))
+def test_others_that_are_gone_are_not_waited_for_long(group_over, monkeypatch):
+    group_over(dist.HashStore())
     monkeypatch.setattr(distributed, "LONGEST_FAREWELL", 0.1)
     began = time.monotonic()
     with Ranks(rank=0, size=2).group(CPU):
@@ -103,9 +107,9 @@ def test_others_that_are_gone_are_not_waited_for_long(no_group, monkeypatch):
     assert time.monotonic() - began >= 0.1
 
 
-def test_a_store_that_is_gone_hears_no_farewell(no_group, monkeypatch):
+def test_a_store_that_is_gone_hears_no_farewell(group_over):
     store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     other = dist.TCPStore("localhost", store.port, is_master=False)
-    monkeypatch.setattr(distributed, "rendezvous", lambda url: iter([(other, 1, 2)]))
+    group_over(other)
     with Ranks(rank=1, size=2).group(CPU):
         del store

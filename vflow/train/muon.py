@@ -81,11 +81,13 @@ class Muon(Adam):
         matrices = network_matrices(model)
         others = {n: p for n, p in model.named_parameters() if n not in matrices}
         super().__init__(others, config, decoupled=False)
-        by_shape = defaultdict(list)
+        by_shape: dict[tuple[int, int], dict[str, nn.Parameter]] = defaultdict(dict)
         for name, parameter in matrices.items():
             rows = parameter.shape[0]
-            by_shape[rows, parameter.numel() // rows, parameter.device].append((name, parameter))
-        self._stacks = [_Stack(dict(named), config.lr) for named in by_shape.values()]
+            by_shape[rows, parameter.numel() // rows][name] = parameter
+        self._stacks = [_Stack(shape, named) for shape, named in by_shape.items()]
+        # On the device, where a CUDA graph looks for it at every step.
+        self._lr = torch.tensor(config.lr, device=next(model.parameters()).device)
 
     def zero_grad(self) -> None:
         """Let the gradients go."""
@@ -97,14 +99,14 @@ class Muon(Adam):
     def set_learning_rate(self, lr: float) -> None:
         """Set the learning rate of the steps to come."""
         super().set_learning_rate(lr)
-        for stack in self._stacks:
-            stack.lr.fill_(lr)
+        self._lr.fill_(lr)
 
     def step(self, skip: Tensor) -> None:
         """Update the parameters, unless `skip` is 1; the host does not wait."""
         super().step(skip)
+        lr = self._lr * (1 - skip)
         for stack in self._stacks:
-            stack.step(skip)
+            stack.step(lr, skip)
 
     def tensors(self) -> dict[str, Tensor]:
         """The state as tensors: Adam's, and "momentum.<parameter>" for each matrix."""
@@ -125,16 +127,13 @@ class Muon(Adam):
 class _Stack:
     """Matrices of one shape, by name."""
 
-    def __init__(self, parameters: dict[str, nn.Parameter], lr: float) -> None:
-        self.parameters = parameters
+    def __init__(self, shape: tuple[int, int], parameters: dict[str, nn.Parameter]) -> None:
+        self.shape, self.parameters = shape, parameters
         first, *_ = parameters.values()
-        self.shape = first.shape[0], first.numel() // first.shape[0]
-        self.momentum = first.new_zeros(len(parameters), *self.shape)
-        self.lr = torch.tensor(lr, device=first.device)
-        """On the device, where a CUDA graph looks for it at every step."""
+        self.momentum = first.new_zeros(len(parameters), *shape)
 
     @torch.no_grad()
-    def step(self, skip: Tensor) -> None:
+    def step(self, lr: Tensor, skip: Tensor) -> None:
         found = self.parameters.values()
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in found]
         now = torch.stack([gradient.reshape(self.shape) for gradient in gradients])
@@ -148,6 +147,6 @@ class _Stack:
         # Rows of zeros change nothing for the others, and stay what they are.
         padded = F.pad(ahead, (0, 0, 0, blocks * height - rows)).view(-1, height, columns)
         steps = orthogonalized(padded).reshape(-1, blocks * height, columns)
-        steps = steps * (self.lr * (1 - skip) * -ADAM_LENGTH * math.sqrt(max(height, columns)))
+        steps = steps * (lr * -ADAM_LENGTH * math.sqrt(max(height, columns)))
         for parameter, step in zip(found, steps, strict=True):
             parameter.add_(step[:rows].view(parameter.shape))
