@@ -57,7 +57,7 @@ class Configuration:
             yield
             return
         ours = gated.concat_elu, gated.dropout
-        gated.concat_elu, gated.dropout = _concat_elu, functional.dropout  # type: ignore[assignment]
+        gated.concat_elu, gated.dropout = _concat_elu, _dropout
         try:
             with use_backend(self.backend):
                 yield
@@ -107,8 +107,13 @@ class Configuration:
         return trainer
 
 
-def _concat_elu(x: Tensor, dropout: float = 0.0) -> Tensor:
-    return functional.dropout(concat_elu(x), dropout)
+# PyTorch's dropout has no seed of its own: a pass computed again drops other elements than before.
+def _dropout(x: Tensor, dropout: float, seed: Tensor | None = None) -> Tensor:
+    return functional.dropout(x, dropout)
+
+
+def _concat_elu(x: Tensor, dropout: float = 0.0, seed: Tensor | None = None) -> Tensor:
+    return _dropout(concat_elu(x), dropout)
 
 
 CONFIGURATIONS = {

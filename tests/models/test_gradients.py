@@ -9,7 +9,9 @@ import pytest
 import torch
 
 import vflow
+from vflow.flows.couplings import AffineSpec
 from vflow.models import ImageFlow
+from vflow.nets import Trunk
 from vflow.nets.recompute import RECOMPUTE
 from vflow.ops import actnorm_conv1x1_inverse, mixlogistic_inverse
 
@@ -29,6 +31,9 @@ def model(request: pytest.FixtureRequest) -> ImageFlow:
 def _images(count: int) -> torch.Tensor:
     source = torch.Generator().manual_seed(3)
     return torch.randint(0, 256, (count, 1, 4, 4), generator=source, dtype=torch.uint8)
+
+
+_IMAGES = _images(2)
 
 
 def _seed() -> torch.Generator:
@@ -192,3 +197,53 @@ def test_recomputing_a_model_with_dropout(differentiate: str):
     assert all(map(torch.equal, found[0], found[1]))
     assert all(map(torch.equal, found[0], found[2]))
     assert model.training
+
+
+@pytest.mark.parametrize("recompute", RECOMPUTE)
+def test_a_pass_draws_the_seeds_of_each_network_at_once(
+    recompute: str, monkeypatch: pytest.MonkeyPatch
+):
+    """And looks at no generator's state, which a CUDA graph may not hold."""
+    model = vflow.create_model("vflow-tiny", **KINDS["vflow-tiny"], dropout=0.5)
+    model.initialize(_images(16))
+    model.train()
+    model.set_recompute(recompute)
+    trunks = sum(isinstance(module, Trunk) for module in model.modules())
+    draws = []
+    monkeypatch.setattr(torch, "get_rng_state", lambda: pytest.fail("the state was read"))
+    real = torch.randint
+
+    def counted(*args: Any, **options: Any) -> torch.Tensor:
+        draws.append(args)
+        return real(*args, **options)
+
+    monkeypatch.setattr(torch, "randint", counted)
+    model(_IMAGES, generator=_seed()).sum().backward()
+    assert len(draws) == trunks > 2
+
+
+class Noisy(torch.nn.Module):
+    """A network of somebody's own, whose dropout is PyTorch's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = torch.nn.Linear(2, 4)
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+        return torch.nn.functional.dropout(self.map(x), 0.5, self.training)
+
+
+def test_a_network_of_ones_own_draws_the_same_when_computed_again():
+    torch.manual_seed(0)
+    coupling = AffineSpec().build(Noisy())
+    halves = torch.randn(50, 2), torch.randn(50, 2)
+    found = []
+    for recompute in (False, True):
+        coupling.recompute = recompute
+        coupling.zero_grad()
+        torch.manual_seed(1)
+        (_, y), logdet = coupling(halves)
+        torch.rand(3)
+        (y.square().sum() + logdet.sum()).backward()
+        found.append([p.grad for p in coupling.parameters()])
+    assert all(map(torch.equal, *found))

@@ -13,7 +13,7 @@ from tests.ops.philox import KNOWN_ANSWERS, kept, philox
 from vflow import ops
 from vflow.ops.backend import describe
 from vflow.ops.concat_elu import _concat_elu_dropout
-from vflow.ops.dropout import _dropout
+from vflow.ops.dropout import _dropout, draw_seeds
 from vflow.ops.reference.dropout import dropout_factors
 from vflow.ops.reference.dropout import philox as reference_philox
 
@@ -116,6 +116,35 @@ def test_pytorch_s_generator_decides(function):
     torch.manual_seed(1)
     assert torch.equal(function(x, 0.5), first)
     assert torch.equal(function(x, 0.5), second)
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("function", PUBLIC.values(), ids=PUBLIC)
+def test_a_seed_that_is_given_decides(function):
+    x = torch.randn(8, 40)
+    torch.manual_seed(1)
+    drawn = [function(x, 0.5), function(x, 0.5)]
+    torch.manual_seed(1)
+    seeds = draw_seeds(2, x.device)
+    state = torch.get_rng_state()
+    for seed, expected in zip(seeds, drawn, strict=True):
+        assert torch.equal(function(x, 0.5, seed), expected)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("function", PUBLIC.values(), ids=PUBLIC)
+@pytest.mark.parametrize(
+    ("seed", "what"),
+    [
+        (3, "got 3"),
+        (torch.zeros(2), r"got torch.float32 \[2\]"),
+        (torch.zeros(3, dtype=torch.int64), r"got torch.int64 \[3\]"),
+        (torch.zeros(2, dtype=torch.int64, device="meta"), "must be on cpu"),
+    ],
+)
+def test_what_is_no_seed(function, seed, what):
+    with pytest.raises(ValueError, match=what):
+        function(torch.ones(3, 4), 0.5, seed)
 
 
 @pytest.mark.usefixtures("backend")

@@ -47,12 +47,15 @@ class GatedConv(nn.Module):
         self.conv2 = second(2 * filters, 2 * filters, GATE_INIT_SCALE, weight_norm)
         self.dropout = dropout
 
-    def gate(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """The gate [a, b]: x [B, H, W, F], context [B, H, W, Fc] -> [B, H, W, 2F]."""
+    def gate(self, x: Tensor, context: Tensor | None = None, seed: Tensor | None = None) -> Tensor:
+        """The gate [a, b]: x [B, H, W, F], context [B, H, W, Fc] -> [B, H, W, 2F].
+
+        `seed` is dropout's, int64 [2]; drawn where it is None and needed.
+        """
         hidden = self.conv1(concat_elu(x))
         if self.project is not None:
             hidden = hidden + self.project(context)
-        return self.conv2(concat_elu(hidden, self.dropout if self.training else 0.0))
+        return self.conv2(concat_elu(hidden, self.dropout if self.training else 0.0, seed))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """x [B, H, W, F] -> x + a * sigmoid(b) [B, H, W, F]."""
@@ -78,13 +81,16 @@ class GatedAttention(nn.Module):
         self.out = Pointwise(filters, 2 * filters, GATE_INIT_SCALE, weight_norm)
         self.dropout = dropout
 
-    def gate(self, x: Tensor, position: Tensor) -> Tensor:
-        """The gate [a, b]: x [B, H, W, F], position [H, W, F] -> [B, H, W, 2F]."""
+    def gate(self, x: Tensor, position: Tensor, seed: Tensor | None = None) -> Tensor:
+        """The gate [a, b]: x [B, H, W, F], position [H, W, F] -> [B, H, W, 2F].
+
+        `seed` is dropout's, int64 [2]; drawn where it is None and needed.
+        """
         qkv = self.qkv(x + position)
         # [B, H, W, 3F] -> [B, HW, 3, heads, F / heads] -> [B, HW, heads, F / heads]
         heads = self_attention(qkv.flatten(1, 2).unflatten(-1, (3, self.heads, -1)))
         heads = heads.reshape(x.shape)
-        return self.out(dropout(heads, self.dropout if self.training else 0.0))
+        return self.out(dropout(heads, self.dropout if self.training else 0.0, seed))
 
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
         """x [B, H, W, F] -> x + a * sigmoid(b) [B, H, W, F]."""
@@ -108,13 +114,25 @@ class GatedBlock(nn.Module):
         self.norm1 = nn.LayerNorm(filters)
         self.attention = GatedAttention(filters, heads, dropout, weight_norm) if heads else None
         self.norm2 = nn.LayerNorm(filters) if heads else None
+        self.masks = 2 if heads else 1
 
-    def forward(self, x: Tensor, position: Tensor | None, context: Tensor | None) -> Tensor:
-        """x [B, H, W, F], position [H, W, F], context [B, H, W, Fc] -> [B, H, W, F]."""
+    def forward(
+        self,
+        x: Tensor,
+        position: Tensor | None,
+        context: Tensor | None,
+        seeds: Tensor | None = None,
+    ) -> Tensor:
+        """x [B, H, W, F], position [H, W, F], context [B, H, W, Fc] -> [B, H, W, F].
+
+        `seeds` are of its `masks` dropouts, int64 [masks, 2]; drawn where None and needed.
+        """
         norm1, norm2 = self.norm1, self.norm2
-        x = gated_residual_norm(x, self.conv.gate(x, context), norm1.weight, norm1.bias)
+        seed1, *seed2 = (None, None) if seeds is None else seeds.unbind()
+        gate = self.conv.gate(x, context, seed1)
+        x = gated_residual_norm(x, gate, norm1.weight, norm1.bias)
         if self.attention is not None and norm2 is not None:
             assert position is not None
-            gate = self.attention.gate(x, position)
+            gate = self.attention.gate(x, position, seed2[0])
             x = gated_residual_norm(x, gate, norm2.weight, norm2.bias)
         return x

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from vflow.nets.gated import GatedBlock
 from vflow.nets.layers import Conv3x3
 from vflow.nets.recompute import computed_again, may_recompute
 from vflow.ops import concat_elu
+from vflow.ops.dropout import draw_seeds
 from vflow.ops.reference.precision import autocast
 
 OUTPUT_INIT_SCALE = 0.1
@@ -22,8 +23,8 @@ class Trunk(nn.Module):
     """conv 3x3, gated blocks, conv 3x3 (Flow++, Ho et al., 2019).
 
     `compute_dtype` may be set to a half precision type: the network then runs under autocast and
-    its output is cast back to the input's type. With `recompute` only the blocks' inputs are kept
-    for the backward pass, which computes each block again: less memory for a forward pass more.
+    its output is cast back to the input's type. Of the first `recomputed_blocks` only the inputs
+    are kept for the backward pass, which computes each again: less memory for more time.
 
     Args:
         in_channels: Channels of the half that conditions.
@@ -54,7 +55,8 @@ class Trunk(nn.Module):
     ) -> None:
         super().__init__()
         self.compute_dtype: torch.dtype | None = None
-        self.recompute = False
+        self.recomputed_blocks = 0
+        self.block_size = size[0] * size[1] * filters
         self.dropout = dropout
         self.position = (
             nn.Parameter(torch.randn(*size, filters).mul_(POSITION_STD)) if heads else None
@@ -69,16 +71,30 @@ class Trunk(nn.Module):
             2 * filters if final_elu else filters, out_channels, OUTPUT_INIT_SCALE, weight_norm
         )
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """x [B, H, W, in], context [B, H, W, Fc] -> [B, H, W, out]."""
+    def draw_seeds(self, device: torch.device) -> Tensor | None:
+        """Seeds of all masks of dropout in a pass, int64 [blocks, masks, 2]; None without any."""
+        if not self.training or self.dropout == 0:
+            return None
+        masks = cast(GatedBlock, self.blocks[0]).masks
+        return draw_seeds(len(self.blocks) * masks, device).unflatten(0, (-1, masks))
+
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, seeds: Tensor | None = None
+    ) -> Tensor:
+        """x [B, H, W, in], context [B, H, W, Fc] -> [B, H, W, out].
+
+        `seeds` is what `draw_seeds` gives; drawn if None.
+        """
         dtype = self.compute_dtype
-        again = self.recompute and may_recompute(self)
+        if seeds is None:
+            seeds = self.draw_seeds(x.device)
+        again = self.recomputed_blocks if may_recompute(self) else 0
         with autocast(x.device.type, dtype):
             hidden = self.conv_in(x)
-            for block in self.blocks:
-                given = hidden, self.position, context
-                if again:
-                    hidden = computed_again(block, *given, draws=self.dropout > 0)
+            for index, block in enumerate(self.blocks):
+                given = hidden, self.position, context, None if seeds is None else seeds[index]
+                if index < again:
+                    hidden = computed_again(block, *given, draws=False)
                 else:
                     hidden = block(*given)
             if self.final_elu:

@@ -58,6 +58,18 @@ def check_dropout(value: Any) -> None:
         raise ValueError(f"dropout must be a number in [0, 1), got {value!r}")
 
 
+def check_seed(seed: Any, x: Tensor) -> None:
+    """Require a seed of dropout on x's device.
+
+    Raises:
+        ValueError: If it is anything else; says what came.
+    """
+    if not isinstance(seed, Tensor) or seed.dtype != torch.int64 or seed.shape != (2,):
+        came = f"{seed.dtype} {list(seed.shape)}" if isinstance(seed, Tensor) else repr(seed)
+        raise ValueError(f"seed must be an int64 tensor [2], got {came}")
+    check_device("seed", seed, "x", x)
+
+
 def logdet_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of log-determinants: float64 for float64, otherwise float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32

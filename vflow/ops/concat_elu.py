@@ -7,14 +7,14 @@ from torch import Tensor
 from vflow.ops import exact
 from vflow.ops.backend import Implementation, exact_cpu, native_cpu, native_cuda, triton_gpu
 from vflow.ops.checks import check_dropout, check_rank, check_tensor
-from vflow.ops.dropout import draw_seed
+from vflow.ops.dropout import seed_for
 from vflow.ops.launchers import concat_elu as launchers
 from vflow.ops.library import Operation
 from vflow.ops.reference import composition
 from vflow.ops.reference import concat_elu as reference
 
 
-def concat_elu(x: Tensor, dropout: float = 0.0) -> Tensor:
+def concat_elu(x: Tensor, dropout: float = 0.0, seed: Tensor | None = None) -> Tensor:
     """elu([x, -x]) along the last dimension: [..., C] -> [..., 2C], and dropout of that.
 
     Dropout is that of `vflow.ops.dropout`, of the result seen as [..., 2, C], in the same pass.
@@ -23,20 +23,22 @@ def concat_elu(x: Tensor, dropout: float = 0.0) -> Tensor:
         x: Input [..., C]. Half types are computed in float32.
         dropout: Probability that an element of the result becomes 0; the others are divided by
             1 - dropout.
+        seed: Of that mask, int64 [2]; drawn if None.
 
     Returns:
         [..., 2C] in x's dtype, contiguous. Differentiable.
 
     Raises:
         ValueError: If x is not a floating tensor with a last dimension, dropout is not a number
-            in [0, 1), or a backend asked for by name cannot run this.
+            in [0, 1), seed is not of this kind and on x's device, or a backend asked for by name
+            cannot run this.
     """
     check_tensor("x", x)
     check_rank("x", x, "[..., C]", 1)
     check_dropout(dropout)
     if dropout == 0:
         return _concat_elu(x)
-    return _concat_elu_dropout(x, draw_seed(x.device), float(dropout))
+    return _concat_elu_dropout(x, seed_for(x, seed), float(dropout))
 
 
 _concat_elu_backward = Operation(

@@ -121,6 +121,4 @@ def graph_refused(device: torch.device, config: Any) -> str | None:
     flow = config.model_config().flow
     if hasattr(flow, "no_graph"):
         return str(flow.no_graph)
-    if config.recompute != "none" and config.model_config().dropout > 0:
-        return "recompute with dropout reads the state of the random numbers, which a graph may not"
     return None

@@ -87,13 +87,16 @@ class Coupling(Flow):
         halves: Halves,
         context: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        def mapped(first: Tensor, second: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor]:
-            return elementwise(second, self._params(first, given))
+        def mapped(first: Tensor, second: Tensor, *given: Tensor | None) -> tuple[Tensor, Tensor]:
+            return elementwise(second, self._params(first, *given))
 
-        if self.recompute and may_recompute(self.net):
-            draws = getattr(self.net, "dropout", 0.0) > 0
-            return computed_again(mapped, *halves, context, draws=draws)
-        return mapped(*halves, context)
+        if not self.recompute or not may_recompute(self.net):
+            return mapped(*halves, context)
+        draw_seeds = getattr(self.net, "draw_seeds", None)
+        if draw_seeds is None:  # a network of somebody's own, which may draw what it likes
+            return computed_again(mapped, *halves, context, draws=True)
+        seeds = draw_seeds(halves[0].device)
+        return computed_again(mapped, *halves, context, seeds, draws=False)
 
     def code(self, x: Halves, coder: Coder, context: Tensor | None = None) -> Halves:
         """`forward` of whole numbers."""
@@ -118,8 +121,9 @@ class Coupling(Flow):
     def _params_of_numbers(self, x1: Tensor, context: Tensor | None) -> Tensor:
         return self._params(to_float(x1, next(self.net.parameters()).dtype), context)
 
-    def _params(self, x1: Tensor, context: Tensor | None) -> Tensor:
-        return self.net(x1, context).unflatten(-1, (-1, self.parameters_per_element))
+    def _params(self, x1: Tensor, context: Tensor | None, seeds: Tensor | None = None) -> Tensor:
+        given = (context,) if seeds is None else (context, seeds)
+        return self.net(x1, *given).unflatten(-1, (-1, self.parameters_per_element))
 
     @torch.no_grad()
     def embed(self, narrow: Any, places: tuple[Places, Places]) -> tuple[Places, Places]:

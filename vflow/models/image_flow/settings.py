@@ -10,6 +10,8 @@ from vflow.nets import ContextNetwork, GlowNet, Trunk
 from vflow.nets.recompute import take_recompute
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
+WHOLE_BLOCKS = 6
+"""Room for the coupling whose gradient is computed, in gated blocks of the largest coupling."""
 
 
 class Settings(ImageParts):
@@ -35,8 +37,9 @@ class Settings(ImageParts):
 
         Args:
             recompute: "none"; "block", the gated blocks, of which only the inputs are kept; or
-                "coupling", whole couplings and context networks, of which only the inputs are kept,
-                and of the coupling that is computed again only those of its blocks.
+                "coupling", whole couplings, of which only the inputs are kept. Then, while a
+                coupling's own gradient is computed, its last blocks are kept, as many as take the
+                room of `WHOLE_BLOCKS` of the largest, and of the others the inputs.
                 False and True are "none" and "block".
 
         Raises:
@@ -44,7 +47,7 @@ class Settings(ImageParts):
         """
         recompute = take_recompute(recompute)
         modules = list(self.modules())
-        whole = [m for m in modules if isinstance(m, Coupling | ContextNetwork)]
+        whole = [m for m in modules if isinstance(m, Coupling)]
         trunks = [m for m in modules if isinstance(m, Trunk)]
         if recompute != "none" and not {"block": trunks, "coupling": whole}[recompute]:
             what = {"block": "gated blocks", "coupling": "couplings"}[recompute]
@@ -53,5 +56,7 @@ class Settings(ImageParts):
             )
         for part in whole:
             part.recompute = recompute == "coupling"
+        room = WHOLE_BLOCKS * max((trunk.block_size for trunk in trunks), default=0)
         for trunk in trunks:
-            trunk.recompute = recompute != "none"
+            kept = {"none": len(trunk.blocks), "block": 0, "coupling": room // trunk.block_size}
+            trunk.recomputed_blocks = max(0, len(trunk.blocks) - kept[recompute])
