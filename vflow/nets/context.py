@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from vflow.nets.gated import GatedBlock, GatedConv
-from vflow.nets.layers import Conv3x3
+from vflow.nets.half import apply_map, half_weights, to_dtype
+from vflow.nets.layers import Conv3x3, DataInitialized
 from vflow.nets.trunk import POSITION_STD
 from vflow.ops import concat_elu
 from vflow.ops.reference.precision import autocast
@@ -58,15 +59,19 @@ class ContextNetwork(nn.Module):
             return GatedBlock(CONTEXT_FILTERS, heads, second_kernel=3, weight_norm=weight_norm)
 
         self.blocks = nn.ModuleList(block() for _ in range(blocks))
+        self._maps = tuple(m for m in self.modules() if isinstance(m, DataInitialized))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, H, W, C] -> features [B, H, W/2, 64]."""
         dtype = self.compute_dtype
         with autocast(x.device.type, dtype):
-            hidden = self.conv_in(torch.cat([x[:, :, 0::2], x[:, :, 1::2]], dim=-1))
+            weights = half_weights(self._maps, dtype)
+            (position,) = to_dtype(dtype, self.position)
+            halves = torch.cat([x[:, :, 0::2], x[:, :, 1::2]], dim=-1)
+            hidden = apply_map(self.conv_in, halves, weights)
             for block in self.blocks:
                 if isinstance(block, GatedBlock):
-                    hidden = block(hidden, self.position, None)
+                    hidden = block(hidden, position, None, weights=weights)
                 else:
-                    hidden = block(hidden)
+                    hidden = block(hidden, weights=weights)
             return concat_elu(hidden).to(x.dtype)

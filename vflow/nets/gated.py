@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from vflow.nets.half import Weights, apply_map
 from vflow.nets.layers import Conv3x3, Pointwise
 from vflow.ops import backend, concat_elu, dropout, exact, gated_residual_norm, self_attention
 
@@ -47,19 +48,29 @@ class GatedConv(nn.Module):
         self.conv2 = second(2 * filters, 2 * filters, GATE_INIT_SCALE, weight_norm)
         self.dropout = dropout
 
-    def gate(self, x: Tensor, context: Tensor | None = None, seed: Tensor | None = None) -> Tensor:
+    def gate(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        seed: Tensor | None = None,
+        weights: Weights | None = None,
+    ) -> Tensor:
         """The gate [a, b]: x [B, H, W, F], context [B, H, W, Fc] -> [B, H, W, 2F].
 
         `seed` is dropout's, int64 [2]; drawn where it is None and needed.
         """
-        hidden = self.conv1(concat_elu(x))
+        hidden = apply_map(self.conv1, concat_elu(x), weights)
         if self.project is not None:
-            hidden = hidden + self.project(context)
-        return self.conv2(concat_elu(hidden, self.dropout if self.training else 0.0, seed))
+            assert context is not None
+            hidden = hidden + apply_map(self.project, context, weights)
+        hidden = concat_elu(hidden, self.dropout if self.training else 0.0, seed)
+        return apply_map(self.conv2, hidden, weights)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, weights: Weights | None = None
+    ) -> Tensor:
         """x [B, H, W, F] -> x + a * sigmoid(b) [B, H, W, F]."""
-        return apply_gate(x, self.gate(x, context))
+        return apply_gate(x, self.gate(x, context, weights=weights))
 
 
 class GatedAttention(nn.Module):
@@ -81,16 +92,23 @@ class GatedAttention(nn.Module):
         self.out = Pointwise(filters, 2 * filters, GATE_INIT_SCALE, weight_norm)
         self.dropout = dropout
 
-    def gate(self, x: Tensor, position: Tensor, seed: Tensor | None = None) -> Tensor:
+    def gate(
+        self,
+        x: Tensor,
+        position: Tensor,
+        seed: Tensor | None = None,
+        weights: Weights | None = None,
+    ) -> Tensor:
         """The gate [a, b]: x [B, H, W, F], position [H, W, F] -> [B, H, W, 2F].
 
         `seed` is dropout's, int64 [2]; drawn where it is None and needed.
         """
-        qkv = self.qkv(x + position)
+        qkv = apply_map(self.qkv, x + position, weights)
         # [B, H, W, 3F] -> [B, HW, 3, heads, F / heads] -> [B, HW, heads, F / heads]
         heads = self_attention(qkv.flatten(1, 2).unflatten(-1, (3, self.heads, -1)))
         heads = heads.reshape(x.shape)
-        return self.out(dropout(heads, self.dropout if self.training else 0.0, seed))
+        heads = dropout(heads, self.dropout if self.training else 0.0, seed)
+        return apply_map(self.out, heads, weights)
 
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
         """x [B, H, W, F] -> x + a * sigmoid(b) [B, H, W, F]."""
@@ -122,17 +140,19 @@ class GatedBlock(nn.Module):
         position: Tensor | None,
         context: Tensor | None,
         seeds: Tensor | None = None,
+        weights: Weights | None = None,
     ) -> Tensor:
         """x [B, H, W, F], position [H, W, F], context [B, H, W, Fc] -> [B, H, W, F].
 
-        `seeds` are of its `masks` dropouts, int64 [masks, 2]; drawn where None and needed.
+        `seeds` are of its `masks` dropouts, int64 [masks, 2]; drawn where None and needed. Maps
+        that are among `weights` take theirs from there.
         """
         norm1, norm2 = self.norm1, self.norm2
         seed1, *seed2 = (None, None) if seeds is None else seeds.unbind()
-        gate = self.conv.gate(x, context, seed1)
+        gate = self.conv.gate(x, context, seed1, weights)
         x = gated_residual_norm(x, gate, norm1.weight, norm1.bias)
         if self.attention is not None and norm2 is not None:
             assert position is not None
-            gate = self.attention.gate(x, position, seed2[0])
+            gate = self.attention.gate(x, position, seed2[0], weights)
             x = gated_residual_norm(x, gate, norm2.weight, norm2.bias)
         return x

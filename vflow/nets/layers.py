@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vflow.nets.half import WeightAndBias
 from vflow.ops import backend, conv3x3, exact
 
 INITIAL_STD = 0.05
@@ -59,6 +60,10 @@ class DataInitialized(nn.Module):
             norm = torch.linalg.vector_norm(self.weight, dim=tuple(range(1, self.weight.ndim)))
         return self.weight * _per_output(self.gain / norm.clamp_min(LEAST_NORM), self.weight)
 
+    def cast_weights(self) -> WeightAndBias | None:
+        """Weight and bias, if autocast would cast them as they are."""
+        return (self.weight, self.bias) if self.gain is None else None
+
     def as_made(self) -> Tensor:
         """Whether the bias is still the constructor's, as a bool []."""
         return (self.bias == 0).all()
@@ -80,9 +85,14 @@ class Conv3x3(DataInitialized):
     ) -> None:
         super().__init__((out_channels, in_channels, 3, 3), init_scale, weight_norm)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the convolution."""
-        return conv3x3(x, self.acting_weight(), self.bias)
+    def cast_weights(self) -> WeightAndBias | None:
+        """None on a CPU, whose convolution by tiles takes them in float32."""
+        return super().cast_weights() if self.weight.is_cuda else None
+
+    def forward(self, x: Tensor, given: WeightAndBias | None = None) -> Tensor:
+        """Apply the convolution, with a weight and bias that are given or its own."""
+        weight, bias = given or (self.acting_weight(), self.bias)
+        return conv3x3(x, weight, bias)
 
 
 class Pointwise(DataInitialized):
@@ -97,12 +107,12 @@ class Pointwise(DataInitialized):
     ) -> None:
         super().__init__((out_channels, in_channels), init_scale, weight_norm)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the map."""
-        weight = self.acting_weight()
+    def forward(self, x: Tensor, given: WeightAndBias | None = None) -> Tensor:
+        """Apply the map, with a weight and bias that are given or its own."""
+        weight, bias = given or (self.acting_weight(), self.bias)
         if backend.is_exact():
-            return exact.convolution(x, weight, self.bias)
-        return F.linear(x, weight, self.bias)
+            return exact.convolution(x, weight, bias)
+        return F.linear(x, weight, bias)
 
 
 def _per_output(factors: Tensor, weight: Tensor) -> Tensor:

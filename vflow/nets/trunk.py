@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from vflow.nets.embedding import copy_parameters, embed_inputs, embed_outputs
 from vflow.nets.gated import GatedBlock
-from vflow.nets.layers import Conv3x3
+from vflow.nets.half import apply_map, half_weights, to_dtype
+from vflow.nets.layers import Conv3x3, DataInitialized
 from vflow.nets.recompute import computed_again, may_recompute
 from vflow.ops import concat_elu
 from vflow.ops.dropout import draw_seeds
@@ -70,6 +71,7 @@ class Trunk(nn.Module):
         self.conv_out = Conv3x3(
             2 * filters if final_elu else filters, out_channels, OUTPUT_INIT_SCALE, weight_norm
         )
+        self._maps = tuple(m for m in self.modules() if isinstance(m, DataInitialized))
 
     def draw_seeds(self, device: torch.device) -> Tensor | None:
         """Seeds of all masks of dropout in a pass, int64 [blocks, masks, 2]; None without any."""
@@ -90,16 +92,19 @@ class Trunk(nn.Module):
             seeds = self.draw_seeds(x.device)
         again = self.recomputed_blocks if may_recompute(self) else 0
         with autocast(x.device.type, dtype):
-            hidden = self.conv_in(x)
+            weights = half_weights(self._maps, dtype)
+            # Once, and not in each block.
+            position, context = to_dtype(dtype, self.position, context)
+            hidden = apply_map(self.conv_in, x, weights)
             for index, block in enumerate(self.blocks):
-                given = hidden, self.position, context, None if seeds is None else seeds[index]
-                if index < again:
+                given = hidden, position, context, None if seeds is None else seeds[index]
+                if index < again:  # without the weights, which would be kept until then
                     hidden = computed_again(block, *given, draws=False)
                 else:
-                    hidden = block(*given)
+                    hidden = block(*given, weights)
             if self.final_elu:
                 hidden = concat_elu(hidden)
-            return self.conv_out(hidden).to(x.dtype)
+            return apply_map(self.conv_out, hidden, weights).to(x.dtype)
 
     def embed(self, narrow: Trunk, inputs: Any, outputs: Any, resting: Tensor) -> None:
         """Give what `narrow` gives, blind to the extra inputs (`vflow.nets.embedding`)."""
