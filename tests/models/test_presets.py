@@ -121,6 +121,17 @@ def test_overrides_reach_the_config(name: str) -> None:
     assert widths == {6}
 
 
+def test_a_config_does_for_a_name() -> None:
+    model = vflow.create_model("vflow-tiny", filters=4)
+    assert vflow.create_model(model.config).config == model.config
+    deeper = vflow.create_model(model.config, blocks=3)
+    assert deeper.config == vflow.model_config("vflow-tiny", filters=4, blocks=3)
+    flat = vflow.FlowPlusPlusConfig(filters=4, heads=2)
+    assert vflow.create_model(flat).config == vflow.FlowPlusPlus(flat).config
+    with pytest.raises(ValueError, match=r"override must be one of .* \(did you mean blocks\?\)"):
+        vflow.create_model(model.config, blocs=3)
+
+
 def test_a_flow_is_widened_by_its_config() -> None:
     images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
     for name in ("glow-tiny", "flowpp-tiny"):

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from tests.forks import run_command
 from vflow.runtime import console
 from vflow.runtime.console import one_line_errors, speak_for_all
 from vflow.runtime.distributed import Ranks
@@ -28,11 +29,11 @@ from vflow.train.__main__ import main
 init, load = dist.init_process_group, loop.load_inputs
 
 def impatient(*args, **kwargs):
-    init(*args, timeout=datetime.timedelta(seconds=3), **kwargs)
+    init(*args, timeout=datetime.timedelta(seconds=2), **kwargs)
 
 def slow(config, device):
     if os.environ["RANK"] == "0":
-        time.sleep(6)
+        time.sleep(4)
     return load(config, device)
 
 dist.init_process_group, loop.load_inputs = impatient, slow
@@ -70,11 +71,9 @@ def test_a_flag_that_is_wrong_is_told_once(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_others_wait_for_slow_data_without_a_limit(make_config, to_flags, tmp_path):
-    script = tmp_path / "slow.py"
-    script.write_text(SLOW)
+def test_the_others_wait_for_slow_data_without_a_limit(make_config, to_flags):
     config = make_config(steps=2, sample_every=1)
-    done = _torchrun(2, str(script), *to_flags(config))
+    done = run_command(to_flags(config), SLOW)
     assert done.returncode == 0, done.stderr
     assert (config.out / "model").is_dir()
     assert "broadcast_buffers" not in done.stderr

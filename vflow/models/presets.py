@@ -341,25 +341,29 @@ def describe_model(name: str) -> str:
     return (_factory(name).__doc__ or "").strip()
 
 
-def model_config(name: str, **overrides: Any) -> ModelConfig:
+def model_config(name: str | ModelConfig, **overrides: Any) -> ModelConfig:
     """The config of a preset, with overrides.
 
     Args:
-        name: One of `list_models()`.
+        name: One of `list_models()`, or a config, as a model has: `model.config`.
         overrides: As for `create_model`.
 
     Raises:
         ValueError: If there is no such preset or override, or a value is out of range.
     """
-    config = as_model_config(_factory(name)())
+    if isinstance(name, ModelConfig) or hasattr(name, "to_model_config"):
+        config, name = as_model_config(name), "the config"
+    else:
+        config = as_model_config(_factory(name)())
     return config.override(overrides, name) if overrides else config
 
 
-def create_model(name: str, **overrides: Any) -> Any:
+def create_model(name: str | ModelConfig, **overrides: Any) -> Any:
     """Make a model, freshly initialised from PyTorch's global generator.
 
     Args:
-        name: One of `list_models()`.
+        name: One of `list_models()`, or a config: `create_model(model.config, blocks=2)` is like
+            `model`, but for its blocks and its parameters.
         overrides: Any field of the config by its flat name (`OVERRIDES` has those of Flow++ and
             VFlow): filters, heads, dropout, components, squash and coupling are those of r(u|x) and
             q(z|x) too, which otherwise have names of their own (`posterior_blocks`,
