@@ -145,3 +145,16 @@ def test_what_a_hook_does_to_a_weight_counts():
         found = net(*inputs)
         assert not torch.equal(found, before)
         assert torch.equal(net(*inputs), found)
+
+
+@pytest.mark.parametrize("layers", ["conv", "conv-norm-attention"])
+def test_float64_stays_what_it_is_as_under_autocast(layers):
+    net = _trunk().double()
+    reads = ContextNetwork(3, (8, 8), layers=layers).double()
+    x = torch.randn(2, 8, 4, 3, dtype=torch.float64)
+    features = reads(torch.randn(2, 8, 8, 3, dtype=torch.float64))
+    found = net(x, features)
+    net.compute_dtype = None
+    assert torch.equal(found, net(x, features))
+    reads.compute_dtype = BF16
+    assert reads(torch.randn(2, 8, 8, 3, dtype=torch.float64)).dtype == torch.float64

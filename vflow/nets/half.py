@@ -37,7 +37,7 @@ def half_weights(layers: Iterable[Any], dtype: torch.dtype | None) -> Weights | 
     taken = []
     for layer in layers:
         given = None if layer._forward_pre_hooks else layer.cast_weights()
-        if given is not None and given[0].dtype != dtype:
+        if given is not None and _is_cast(given[0], dtype):
             taken.append((layer, given))
     if not taken:
         return None
@@ -54,12 +54,18 @@ def apply_map(layer: nn.Module, x: Tensor, weights: Weights | None) -> Tensor:
 
 
 def to_dtype(dtype: torch.dtype | None, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Those that are there in `dtype`, or as they are if that is None."""
-    return tuple(t if t is None or dtype is None else t.to(dtype) for t in tensors)
+    """What is there as autocast to `dtype` would have it; as it is if that is None."""
+    return tuple(
+        t if t is None or dtype is None or not _is_cast(t, dtype) else t.to(dtype) for t in tensors
+    )
+
+
+def _is_cast(tensor: Tensor, dtype: torch.dtype) -> bool:
+    return tensor.dtype not in (dtype, torch.float64)  # which autocast leaves alone
 
 
 class _Cast(torch.autograd.Function):
-    """Tensors -> the same in another dtype, all in one launch on a GPU; so their gradients."""
+    """Tensors -> the same in another dtype, many in a launch on a GPU; so their gradients."""
 
     @staticmethod
     def forward(ctx: Any, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:

@@ -74,6 +74,8 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor) -> None:
 
 
 def _working_dtype(x: Tensor) -> torch.dtype:
+    if x.dtype == torch.float64:  # which autocast leaves alone
+        return x.dtype
     if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         return torch.get_autocast_dtype("cpu")
     return x.dtype
