@@ -22,9 +22,10 @@ from scripts import comparison
 from vflow.runtime.console import one_line_errors
 from vflow.runtime.extras import tyro
 from vflow.train import OptimConfig, TrainConfig, train
-from vflow.train.config import short_name
+from vflow.train.config import Optimizer, short_name
 
-OPTIM = {"lr": 0.002, "min_lr": 0.0002, "ema": 0.99}
+EMA = 0.99
+FALL = 10  # times that the rate falls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,10 @@ class ComparisonConfig(comparison.Comparison):
     """Training steps of each."""
     batch_size: int = 16
     """Images a step."""
+    optimizer: Optimizer = "adam"
+    """Of all of them."""
+    lr: float = 0.002
+    """Its peak rate."""
     runs: Path = Path("runs/vflow-against-flowpp")
     """Folder of the runs."""
     out: Path = Path("docs/vflow-against-flowpp")
@@ -48,20 +53,28 @@ class ComparisonConfig(comparison.Comparison):
 def training(config: ComparisonConfig, preset: str) -> TrainConfig:
     """The run of one of them: half the steps at the peak rate, half for its fall to a tenth."""
     half = config.steps // 2
-    decay = (OPTIM["min_lr"] / OPTIM["lr"]) ** (1 / max(1, config.steps - half))
+    optim = OptimConfig(
+        lr=config.lr,
+        warmup=config.steps // 12,
+        hold=half,
+        fall=max(1, config.steps - half),
+        min_lr=config.lr / FALL,
+        ema=EMA,
+    )
     return TrainConfig(
         out=config.runs / preset,
         preset=preset,
         data=config.data,
         batch_size=config.batch_size,
         steps=config.steps,
+        optimizer=config.optimizer,
         seed=config.seed,
         log_every=10,
         checkpoint_every=100,
         eval_every=max(1, config.steps // 12),
         eval_images=256,
         sample_every=0,
-        optim=OptimConfig(warmup=config.steps // 12, hold=half, decay=decay, **OPTIM),
+        optim=optim,
     )
 
 
@@ -79,6 +92,8 @@ def compare(config: ComparisonConfig) -> dict[str, Any]:
         "data": short_name(config.data),
         "steps": config.steps,
         "batch_size": config.batch_size,
+        "optimizer": config.optimizer,
+        "lr": config.lr,
         "seed": config.seed,
         "samples": config.samples,
         "models": models,

@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from vflow.data import data_help, parse_size
 from vflow.io.fields import (
@@ -36,8 +36,9 @@ def _image_size_flag() -> Any:
 
 ImageSize: TypeAlias = "Annotated[int | tuple[int, int] | None, _image_size_flag()]"
 """A height and width: 32, (32, 48) or "32x48"."""
+Optimizer: TypeAlias = Literal["adam", "adamw", "muon", "apex"]
 CHOICES = {
-    "optimizer": ("adam", "adamw", "muon", "apex"),
+    "optimizer": get_args(Optimizer),
     "precision": ("fp32", "tf32", "bf16"),
     "device": ("auto", "cpu", "cuda"),
 }
@@ -211,7 +212,7 @@ class TrainConfig:
     recompute: Recompute = "none"
     """What the backward pass computes again instead of keeping it: gated blocks, of which only the
     inputs are kept, or couplings as wholes."""
-    optimizer: Literal["adam", "adamw", "muon", "apex"] = "adam"
+    optimizer: Optimizer = "adam"
     """adam and adamw are torch's fused ones, apex is NVIDIA apex's FusedAdam; muon makes the steps
     of the networks' matrices orthogonal, and is Adam for all else."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
