@@ -192,7 +192,7 @@ def test_tensors_are_counted_at_their_peak():
 
 
 def test_recomputation_is_measured(capsys):
-    result = recompute.measure(recompute.Options(preset="vflow-tiny", rounds=1, steps=(1,)))
+    result = recompute.measure(recompute.Options(preset="flowpp-tiny", rounds=1, steps=(1,)))
     assert all(row["same_gradients"] for row in result["rows"])
     none, block, coupling = (row["peak_tensor_bytes"] for row in result["rows"])
     assert none > block > coupling > 0

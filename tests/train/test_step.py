@@ -179,15 +179,12 @@ def test_a_graph_is_refused_for_what_it_cannot_hold(make_config):
     assert graph_refused(CUDA, residual) is not None
 
 
-@pytest.mark.parametrize("preset", ["flowpp-tiny", "vflow-tiny"])
 @pytest.mark.parametrize(
-    "options",
+    ("preset", "options"),
     [
-        {},
-        {"accumulate": 2},
-        {"precision": "bf16"},
-        {"recompute": "block"},
-        {"recompute": "coupling"},
+        ("flowpp-tiny", {}),
+        ("vflow-tiny", {"accumulate": 2, "recompute": "block"}),
+        ("vflow-tiny", {"precision": "bf16", "recompute": "coupling"}),
     ],
     ids=str,
 )

@@ -65,7 +65,7 @@ def test_without_any_flag_what_is_missing_is_told_once(tmp_path):
 
 
 def test_a_flag_that_is_wrong_is_told_once(tmp_path):
-    done = _torchrun(2, "-m", "vflow.train", "--out", str(tmp_path / "run"), "--optim.lr", "0")
+    done = run_command(["--out", str(tmp_path / "run"), "--optim.lr", "0"])
     assert done.returncode != 0
     assert done.stderr.count("vflow: error: ") == 1
     assert not (tmp_path / "run").exists()
