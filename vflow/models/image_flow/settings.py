@@ -10,7 +10,7 @@ from vflow.nets import ContextNetwork, GlowNet, Trunk
 from vflow.nets.recompute import take_recompute
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
-WHOLE_BLOCKS = 6
+WHOLE_BLOCKS = 5
 """Room for the coupling whose gradient is computed, in gated blocks of the largest coupling."""
 
 
